@@ -1,0 +1,1 @@
+"""Numbers from activations and scores: ablation curves and their areas."""

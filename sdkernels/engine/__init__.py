@@ -1,0 +1,1 @@
+"""A model + a family of ablations -> scores, without running the network once per ablation."""

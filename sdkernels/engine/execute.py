@@ -1,0 +1,189 @@
+"""Run a family on a model: batches outside, configurations inside, counts out."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from sdkernels.engine.batches import Batches, check_labels
+from sdkernels.engine.chain import ChainRun
+from sdkernels.engine.dense import DenseRun, check_folding
+from sdkernels.engine.families import Cumulative
+from sdkernels.engine.graph import Graph, UntraceableError, trace
+from sdkernels.engine.loop import run_loop
+from sdkernels.engine.plan import Plan, loop_plan, make_plan
+from sdkernels.engine.scores import Metric, Scores
+from sdkernels.engine.sites import Site
+
+# Enough examples to find the layers' shapes and to check a traced graph against its model.
+PROBE_EXAMPLES = 16
+
+
+class SdkernelsWarning(UserWarning):
+    """Something that the user should know: a slower way was taken, or an ablation did nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Sums over ``examples`` examples: of the intact model each ``[1, ...]``, of K configurations each ``[K, ...]``."""
+
+    intact: dict[str, Tensor]
+    sums: dict[str, Tensor]
+    examples: int
+    class_examples: Tensor  # int64 [L]
+    plan: Plan
+
+
+def run(
+    model: nn.Module,
+    sites: list[Site],
+    batches: Batches,
+    family: Cumulative,
+    values: list[Tensor],
+    metrics: Sequence[Metric],
+    *,
+    classes: int,
+    method: str,
+    configs_per_batch: int,
+    advance: Callable[[int], None],
+) -> Outcome:
+    """Score every configuration of ``family`` on every example of ``batches``; ``advance`` hears of examples x configurations."""
+    with torch.no_grad():
+        probe = batches.first()[0][:PROBE_EXAMPLES]
+        graph: Graph | None = None
+        reason = "method='loop'"
+        if method == "auto":
+            try:
+                graph = trace(model, sites, probe, model(probe))
+            except UntraceableError as error:
+                reason = str(error)
+                message = f"{type(model).__name__} runs as a hook loop, the slow way, because {error}"
+                warnings.warn(message, SdkernelsWarning, stacklevel=4)
+        if graph is None:
+            outcome = _run_loop(model, sites, batches, family, values, metrics, classes, advance, reason)
+        else:
+            outcome = _run_graph(graph, sites, batches, family, values, metrics, classes, configs_per_batch, advance, probe)
+    _warn_of_no_effect(outcome, family, sites, graph)
+    return outcome
+
+
+def _run_graph(
+    graph: Graph,
+    sites: list[Site],
+    batches: Batches,
+    family: Cumulative,
+    values: list[Tensor],
+    metrics: Sequence[Metric],
+    classes: int,
+    configs_per_batch: int,
+    advance: Callable[[int], None],
+    probe: Tensor,
+) -> Outcome:
+    plan = make_plan(graph, sites, family)
+    chain = dense = None
+    shared = graph.shared_values(probe)
+    if plan.chain is not None:
+        chain = ChainRun(graph, plan.chain, family, values, classes, like=shared[plan.chain.start])
+    else:
+        dense = DenseRun(graph, [site.unit_dim for site in sites], family, values, configs_per_batch)
+        if configs_per_batch > 1:
+            check_folding(dense, shared, len(probe))
+    intact = Scores(metrics, 1, classes, probe.device)
+    ablated = Scores(metrics, family.configurations, classes, probe.device)
+    example = 0
+
+    def look(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
+        check_finite(sites[index].name, activation, example)
+        return activation
+
+    for inputs, labels in batches.at_least(chain.tile) if chain else batches:
+        check_labels(labels, classes, example)
+        shared = graph.shared_values(inputs)
+        intact_logits = graph.logits(shared, look)
+        prediction = intact_logits.argmax(1)
+        intact.count_examples(labels)
+        intact.add(slice(0, 1), intact_logits[None], labels, prediction)
+        if chain is not None and plan.chain is not None:
+            activation = shared[plan.chain.start]
+            for start in range(0, len(labels), chain.tile):
+                part = slice(start, start + chain.tile)
+                for configurations, logits in chain.logits(activation[part]):
+                    ablated.add(configurations, logits, labels[part], prediction[part])
+                    advance(logits.shape[0] * logits.shape[1])
+        elif dense is not None:
+            for configurations in dense.tiles():
+                logits = dense.logits(shared, configurations, len(labels))
+                ablated.add(configurations, logits, labels, prediction)
+                advance(logits.shape[0] * logits.shape[1])
+        example += len(labels)
+    return Outcome(intact.sums, ablated.sums, intact.examples, intact.class_examples, plan)
+
+
+def _run_loop(
+    model: nn.Module,
+    sites: list[Site],
+    batches: Batches,
+    family: Cumulative,
+    values: list[Tensor],
+    metrics: Sequence[Metric],
+    classes: int,
+    advance: Callable[[int], None],
+    reason: str,
+) -> Outcome:
+    examples = 0
+    class_examples = torch.zeros(classes, dtype=torch.int64)
+
+    def see_labels(labels: Tensor, _logits: Tensor) -> None:
+        nonlocal examples, class_examples
+        check_labels(labels, classes, examples)
+        examples += len(labels)
+        class_examples += labels.cpu().bincount(minlength=classes)
+
+    intact, sums = run_loop(
+        model,
+        [(site.module, site.call, site.unit_dim) for site in sites],
+        batches,
+        family.ablated(slice(None)),
+        values,
+        metrics,
+        check=lambda index, activation: check_finite(sites[index].name, activation, examples),
+        check_labels=see_labels,
+        advance=advance,
+    )
+    return Outcome(intact, sums, examples, class_examples, loop_plan(family, reason))
+
+
+def check_finite(name: str, activation: Tensor, start: int) -> None:
+    """Refuse non-finite intact activations; ``start`` is the number of examples before this batch.
+
+    Raises:
+        ValueError: names the layer, how many elements, and the first example.
+    """
+    if activation.sum(dtype=torch.float64).isfinite():  # a sum is cheaper than a mask, and finite only if all are
+        return
+    wrong = ~activation.isfinite()
+    if not wrong.any():
+        return
+    example = int(wrong.flatten(1).any(1).nonzero()[0])
+    raise ValueError(
+        f"layer {name!r}: {int(wrong.sum())} of {activation.numel()} intact activations of a batch are not finite "
+        f"({int(activation.isnan().sum())} nan), the first in example {start + example}; look at the inputs and weights"
+    )
+
+
+def _warn_of_no_effect(outcome: Outcome, family: Cumulative, sites: list[Site], graph: Graph | None) -> None:
+    unread = [site.name for site, mark in zip(sites, graph.sites, strict=True) if mark is None] if graph else []
+    if unread:
+        warnings.warn(f"the logits do not depend on layers {unread}: ablating them does nothing", SdkernelsWarning, stacklevel=5)
+        return
+    ablating = (family.points > 0).repeat(len(family.orders)).to(outcome.sums["accuracy"].device)
+    measured = [name for name in ("loss", "accuracy") if name in outcome.sums]
+    if ablating.any() and all((outcome.sums[m][ablating] == outcome.intact[m]).all() for m in measured):
+        names = [site.name for site in sites]
+        message = (
+            f"ablating units of {names} changed no score: their activations equal the clamp value on all of the data, or "
+            "the model does not read what this layer gives"
+        )
+        warnings.warn(message, SdkernelsWarning, stacklevel=5)

@@ -1,0 +1,218 @@
+"""The model as a dataflow graph, cut into what no ablation touches (shared) and what some does (dependent)."""
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from sdkernels.engine.sites import Site
+
+Values = dict[fx.Node, Any]
+AtSite = Callable[[int, fx.Node, Tensor], Tensor]
+_Step = tuple[fx.Node, list[fx.Node]]  # a node, and the values that nobody reads after it
+
+_IN_PLACE_OPERATORS = frozenset(
+    getattr(operator, name) for name in dir(operator) if name.startswith("i") and name[1:] in dir(operator)
+)
+
+
+class UntraceableError(Exception):
+    """The model has no graph that is known to compute the same; the message says why."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the model computes, node by node in execution order; only nodes that reach the output.
+
+    Attributes:
+        model: the traced model, whose modules the nodes call.
+        nodes: all nodes but the output.
+        output: the node of the logits.
+        sites: for each site, its marking node, or None where the layer's output does not reach the logits.
+        dependent: the nodes downstream of a site, the sites' marks included.
+    """
+
+    model: nn.Module
+    nodes: list[fx.Node]
+    output: fx.Node
+    sites: list[fx.Node | None]
+    dependent: frozenset[fx.Node]
+
+    def shared_values(self, inputs: Tensor) -> Values:
+        """Compute everything upstream of the first ablation once, and keep just what the rest reads."""
+        values: Values = {}
+        self._evaluate(self._shared_steps, values, inputs=inputs)
+        return values
+
+    def logits(self, shared: Values, at_site: AtSite) -> Tensor:
+        """Run the dependent part; ``at_site(site, mark, activation)`` gives what the site's layer hands on."""
+        values = dict(shared)
+        self._evaluate(self._dependent_steps, values, at_site=at_site)
+        logits: Tensor = values[self.output]
+        return logits
+
+    def tail_logits(self, tail: list[fx.Node], value: Tensor) -> Tensor:
+        """Run the last nodes of a straight line on the value of the node before them."""
+        values: Values = {tail[0].all_input_nodes[0]: value}
+        self._evaluate([(node, []) for node in tail], values)
+        logits: Tensor = values[self.output]
+        return logits
+
+    @cached_property
+    def _shared_steps(self) -> list[_Step]:
+        return self._steps([n for n in self.nodes if n not in self.dependent])
+
+    @cached_property
+    def _dependent_steps(self) -> list[_Step]:
+        return self._steps([n for n in self.nodes if n in self.dependent])
+
+    def _steps(self, nodes: list[fx.Node]) -> list[_Step]:
+        """Each node with the values that are read for the last time by it; what other nodes read later stays."""
+        own = set(nodes)
+        kept = {read for node in self.nodes if node not in own for read in node.all_input_nodes} | {self.output}
+        last = {read: node for node in nodes for read in node.all_input_nodes}
+        return [(node, [read for read in node.all_input_nodes if last[read] is node and read not in kept]) for node in nodes]
+
+    def _evaluate(
+        self, steps: list[_Step], values: Values, *, inputs: Tensor | None = None, at_site: AtSite | None = None
+    ) -> None:
+        # What a second configuration will read again must not be written by an in-place operation of the first.
+        protected = {_storage(v) for v in values.values() if isinstance(v, Tensor)}
+        for node, finished in steps:
+            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+            if protected and _is_in_place(node, self.model) and _storage(args[0]) in protected:
+                args = (args[0].clone(), *args[1:])
+            if node.op == "placeholder":
+                values[node] = inputs
+            elif node.op == "get_attr":
+                values[node] = operator.attrgetter(str(node.target))(self.model)
+            elif node.op == "call_module":
+                values[node] = self.model.get_submodule(str(node.target))(*args, **kwargs)
+            elif node.op == "call_method":
+                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            elif is_site(node):
+                assert at_site is not None  # noqa: S101 - only the dependent part has sites
+                values[node] = at_site(args[1], node, args[0])
+            else:
+                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            if isinstance(values[node], Tensor):
+                node.meta.setdefault("shape", tuple(values[node].shape))
+            for read in finished:
+                del values[read]
+
+
+def is_site(node: fx.Node) -> bool:
+    """Whether a node marks a site: ``args`` are the activation and the site's index."""
+    return node.target is _site
+
+
+def trace(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logits: Tensor) -> Graph:
+    """Trace ``model`` by torch.fx and check that the graph gives ``logits`` for ``inputs``.
+
+    Raises:
+        UntraceableError: fx cannot follow the model (data-dependent control flow, other arguments than one tensor), an
+            in-place operation writes what is read elsewhere, or the graph computes something else.
+    """
+    tracer = _SiteTracer(sites)
+    try:
+        fx_graph = tracer.trace(model)
+    except Exception as error:  # fx runs the user's own code, which may raise anything
+        raise UntraceableError(f"torch.fx cannot trace it ({type(error).__name__}: {error})") from error
+    (output_node,) = [n for n in fx_graph.nodes if n.op == "output"]
+    output = output_node.args[0]
+    if not isinstance(output, fx.Node):
+        raise UntraceableError("its output is not one tensor")
+    if sum(n.op == "placeholder" for n in fx_graph.nodes) != 1:
+        raise UntraceableError("its forward takes more than one argument")
+    for node in fx_graph.nodes:
+        _check_in_place(node, model)
+    reaches = _ancestors(output)
+    nodes = [n for n in fx_graph.nodes if n in reaches]
+    marks: dict[int, fx.Node] = {n.args[1]: n for n in nodes if is_site(n)}
+    dependent: set[fx.Node] = set()
+    for node in nodes:
+        if is_site(node) or any(read in dependent for read in node.all_input_nodes):
+            dependent.add(node)
+    graph = Graph(model, nodes, output, [marks.get(i) for i in range(len(sites))], frozenset(dependent))
+    _check_equal(graph, inputs, logits)
+    return graph
+
+
+def _site(activation: Tensor, index: int) -> Tensor:
+    """Marks a site in the graph; never called, the evaluation puts the ablation here."""
+    raise NotImplementedError
+
+
+class _SiteTracer(fx.Tracer):
+    """Marks the output of the chosen calls, whether fx steps into their layer or not."""
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        super().__init__()
+        self._index = {(id(site.module), site.call): i for i, site in enumerate(sites)}
+        self._calls: dict[int, int] = {}
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        call = self._calls.get(id(m), 0)
+        self._calls[id(m)] = call + 1
+        output = super().call_module(m, forward, args, kwargs)
+        index = self._index.get((id(m), call))
+        return output if index is None else self.create_proxy("call_function", _site, (output, index), {})
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        if (node := waiting.pop()) not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+    return found
+
+
+def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    if node.op == "call_function":
+        if getattr(node.target, "__module__", "") == "_operator":
+            return node.target in _IN_PLACE_OPERATORS
+        name = getattr(node.target, "__name__", "")
+        return bool(node.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+    return False
+
+
+def _storage(value: Any) -> int | None:
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
+
+
+def _check_in_place(node: fx.Node, model: nn.Module) -> None:
+    if node.target is operator.setitem or "out" in node.kwargs:
+        raise UntraceableError(f"node {node.name!r} writes into a tensor that other nodes hold")
+    if not _is_in_place(node, model):
+        return
+    written = node.args[0] if node.args else None
+    if not isinstance(written, fx.Node) or len(written.users) > 1:
+        raise UntraceableError(f"node {node.name!r} writes in place into {written}, which may be read elsewhere too")
+
+
+def _check_equal(graph: Graph, inputs: Tensor, logits: Tensor) -> None:
+    with torch.no_grad():
+        traced = graph.logits(graph.shared_values(inputs), lambda _index, _mark, activation: activation)
+    tolerance = 1e-4 if logits.dtype == torch.float32 else 1e-10 if logits.dtype == torch.float64 else 1e-2
+    if traced.shape != logits.shape or not torch.allclose(traced, logits, tolerance, tolerance, equal_nan=True):
+        raise UntraceableError("its traced graph gives other logits than the model itself")
+
+
+def input_dependent(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes whose values are computed from the inputs (and not from parameters alone)."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        if node.op == "placeholder" or any(read in found for read in node.all_input_nodes):
+            found.add(node)
+    return found

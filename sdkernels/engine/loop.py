@@ -1,0 +1,104 @@
+"""The oracle: the plain hook loop, one whole forward pass a configuration and batch. Imports nothing of the engine."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Metric = str | Callable[[Tensor, Tensor], Tensor]
+Sums = dict[str, Tensor]
+
+
+def run_loop(
+    model: nn.Module,
+    calls: Sequence[tuple[nn.Module, int, int]],  # (layer, which of its calls, unit dimension)
+    batches: Iterable[tuple[Tensor, Tensor]],  # inputs [N, ...], labels [N]
+    masks: Sequence[Tensor],  # for each call, [K, C] bool, True = clamped
+    values: Sequence[Tensor],  # for each call, broadcasts to one example
+    metrics: Sequence[Metric],
+    *,
+    check: Callable[[int, Tensor], None],  # sees each call's intact activation
+    check_labels: Callable[[Tensor, Tensor], None],  # sees labels and intact logits
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[Sums, Sums]:
+    """Sums of every metric over all examples: of the intact model, each [1], and of K ablated ones, each [K]."""
+    intact_sums: Sums = {}
+    sums: Sums = {}
+    configurations = len(masks[0])
+    for inputs, labels in batches:
+        with torch.no_grad(), _Hooks(calls, lambda i, out: check(i, out)):
+            intact = model(inputs)
+        check_labels(labels, intact)
+        _add(intact_sums, 0, 1, _score(metrics, intact, labels, intact))
+        for k in range(configurations):
+            with torch.no_grad(), _Hooks(calls, lambda i, out, k=k: _clamp(out, masks[i][k], values[i], calls[i][2])):
+                logits = model(inputs)
+            _add(sums, k, configurations, _score(metrics, logits, labels, intact))
+            advance(len(labels))
+    return intact_sums, sums
+
+
+class _Hooks:
+    """Within the context, each call's output is replaced by ``change(index, output)`` unless that is None."""
+
+    def __init__(self, calls: Sequence[tuple[nn.Module, int, int]], change: Callable[..., Any]) -> None:
+        self._calls, self._change = calls, change
+
+    def __enter__(self) -> None:
+        self._handles = []
+        for module in {id(module): module for module, _, _ in self._calls}.values():
+            fired = iter(range(10**9))
+
+            def hook(m: nn.Module, _args: Any, output: Any, fired: Any = fired) -> Any:
+                call = next(fired)
+                for index, (module, wanted, _) in enumerate(self._calls):
+                    if module is m and wanted == call:
+                        return self._change(index, output)
+                return None
+
+            self._handles.append(module.register_forward_hook(hook))
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _clamp(output: Tensor, mask: Tensor, value: Tensor, unit_dim: int) -> Tensor:
+    shape = [1] * output.ndim
+    shape[unit_dim] = len(mask)
+    return torch.where(mask.to(output.device).view(shape), value.to(output.device, output.dtype), output)
+
+
+def _score(metrics: Sequence[Metric], logits: Tensor, labels: Tensor, intact: Tensor) -> Sums:
+    predicted = logits.argmax(1)
+    scores: Sums = {}
+    for metric in metrics:
+        if callable(metric):
+            scores[getattr(metric, "__name__", type(metric).__name__)] = metric(logits, labels).double().sum()
+        elif metric == "accuracy":
+            scores[metric] = (predicted == labels).sum()
+        elif metric == "loss":
+            scores[metric] = F.cross_entropy(logits.double(), labels, reduction="sum")
+        elif metric == "top5":
+            scores[metric] = sum((logits.topk(5).indices[:, i] == labels).sum() for i in range(5))  # type: ignore[assignment]
+        elif metric == "agreement":
+            scores[metric] = (predicted == intact.argmax(1)).sum()
+        elif metric == "class_accuracy":
+            scores[metric] = labels[predicted == labels].bincount(minlength=logits.shape[1])
+    # The margin below which rounding may swap the first two classes; the same numbers as the contract states.
+    margin = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}[logits.dtype]
+    if logits.shape[1] > 1:
+        first, second = logits.topk(2).values.unbind(1)
+        scores["ambiguous"] = (second >= first - margin * logits.abs().amax(1)).sum()
+    else:
+        scores["ambiguous"] = torch.zeros((), dtype=torch.int64)
+    return scores
+
+
+def _add(sums: Sums, configuration: int, configurations: int, scores: Sums) -> None:
+    for name, score in scores.items():
+        if name not in sums:
+            sums[name] = torch.zeros(configurations, *score.shape, dtype=score.dtype, device=score.device)
+        sums[name][configuration] += score

@@ -1,0 +1,215 @@
+"""Sites: the calls of a model's layers whose outputs hold the units."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Layers = str | nn.Module | Sequence[str | nn.Module]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of a layer.
+
+    Attributes:
+        name: the layer's dotted name, with ``@call`` where the layer fires several times.
+        module: the layer.
+        call: which of its calls, from 0.
+        unit_dim: the dimension of the output ``[N, ...]`` that holds the units, at least 1.
+        example_shape: the output's shape without N.
+    """
+
+    name: str
+    module: nn.Module
+    call: int
+    unit_dim: int
+    example_shape: tuple[int, ...]
+
+    @property
+    def units(self) -> int:
+        """The number of units, C."""
+        return self.example_shape[self.unit_dim - 1]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile`` wrappers."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def check_eval_mode(model: nn.Module) -> None:
+    """Refuse a model of which any part is in train mode: dropout would draw, batch norm would mix examples.
+
+    Raises:
+        ValueError: names the modules and the fix.
+    """
+    training = [(name, module) for name, module in model.named_modules() if module.training]
+    if not training:
+        return
+    random = [f"{name or 'model'} ({type(m).__name__})" for name, m in training if _depends_on_mode(m)]
+    because = f": {', '.join(random[:5])}{', ...' if len(random) > 5 else ''} would not repeat itself" if random else ""
+    raise ValueError(
+        f"the model is in train mode in {len(training)} of its modules{because}. Call model.eval() first; an ablation is "
+        "measured on a fixed function"
+    )
+
+
+def find_sites(
+    model: nn.Module, layers: Layers, inputs: Tensor, unit_dim: int | Mapping[str, int] | None = None
+) -> tuple[list[Site], Tensor]:
+    """Find the sites that ``layers`` names, by one forward pass over ``inputs``.
+
+    Args:
+        model: in evaluation mode.
+        layers: a dotted name, a module of ``model``, or a sequence of them; ``"name@2"`` picks a call.
+        inputs: a batch, ``[N, ...]``.
+        unit_dim: the units' dimension for every layer, or a dict by layer; by default 1 for outputs of four or more
+            dimensions and of 1-d convolutions, else the last.
+
+    Returns:
+        The sites in the order of ``layers``, and the model's logits ``[N, L]``.
+
+    Raises:
+        ValueError: an unknown layer (close matches are listed), a layer named twice, a layer that fires several times
+            (its calls are listed) or never, an output that is no tensor ``[N, ..., C, ...]``, logits that are not
+            ``[N, L]``.
+    """
+    wanted = [_resolve(model, layer) for layer in _as_list(layers)]
+    outputs, logits = _record_calls(model, {name: module for name, module, _ in wanted}, inputs)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != inputs.shape[0] or not logits.shape[1]:
+        raise ValueError(f"the model must give logits [N, L] for inputs {list(inputs.shape)}; it gave {_describe(logits)}")
+    sites: list[Site] = []
+    for name, module, call in wanted:
+        calls = outputs[name]
+        if not calls:
+            raise ValueError(f"layer {name!r} was never called in a forward pass, so it has no units to ablate")
+        if call is None and len(calls) > 1:
+            listed = "; ".join(f"'{name}@{i}' {_describe(output)}" for i, output in enumerate(calls))
+            raise ValueError(f"layer {name!r} is called {len(calls)} times a forward pass; pick calls by name: {listed}")
+        if call is not None and call >= len(calls):
+            raise ValueError(f"layer '{name}@{call}': {name!r} is called {len(calls)} times, so calls are 0..{len(calls) - 1}")
+        full_name = name if call is None or len(calls) == 1 else f"{name}@{call}"
+        site = _make_site(full_name, module, call or 0, calls[call or 0], len(inputs), unit_dim)
+        if any(other.module is site.module and other.call == site.call for other in sites):
+            raise ValueError(f"layer {full_name!r} is named twice")
+        sites.append(site)
+    if isinstance(unit_dim, Mapping) and (unknown := set(unit_dim) - {site.name for site in sites}):
+        raise ValueError(f"unit_dim names {sorted(unknown)}, which are none of the layers {[s.name for s in sites]}")
+    return sites, logits
+
+
+@contextmanager
+def watch(sites: Sequence[Site], see: Any) -> Iterator[None]:
+    """Call ``see(index, output)`` for each site during forward passes within the context; only these hooks are removed."""
+    handles: list[RemovableHandle] = []
+    counts: dict[int, int] = {}
+
+    def hook_for(module: nn.Module) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            call = counts.get(id(module), 0)
+            counts[id(module)] = call + 1
+            for index, site in enumerate(sites):
+                if site.module is module and site.call == call:
+                    see(index, output)
+
+        return hook
+
+    try:
+        for module in {id(site.module): site.module for site in sites}.values():
+            handles.append(module.register_forward_hook(hook_for(module)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _as_list(layers: Layers) -> list[str | nn.Module]:
+    if isinstance(layers, (str, nn.Module)):
+        return [layers]
+    if not isinstance(layers, Sequence):
+        raise TypeError(f"layers is a {type(layers).__name__}; give a dotted name, a module, or a list of them")
+    if not layers:
+        raise ValueError("layers is empty: name at least one layer")
+    return list(layers)
+
+
+def _resolve(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module, int | None]:
+    """(dotted name, module, call or None)."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(layer, nn.Module):
+        for name, module in modules.items():
+            if module is layer:
+                return name, module, None
+        raise ValueError(f"the given {type(layer).__name__} is not a module of this model")
+    if not isinstance(layer, str):
+        raise TypeError(f"a layer is a dotted name or a module, not a {type(layer).__name__}")
+    name, at, call = layer.partition("@")
+    if name and name in modules:
+        if not at:
+            return name, modules[name], None
+        if call.isdecimal():
+            return name, modules[name], int(call)
+        raise ValueError(f"layer {layer!r}: a call is picked by a number, as in '{name}@0'")
+    known = [candidate for candidate in modules if candidate]
+    close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"its layers are {known[:20]}"
+    raise ValueError(f"the model has no layer {name!r}; {hint}")
+
+
+def _record_calls(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Tensor) -> tuple[dict[str, list[Any]], Any]:
+    """Every output of every module in one forward pass."""
+    outputs: dict[str, list[Any]] = {name: [] for name in modules}
+    handles: list[RemovableHandle] = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(lambda _m, _a, out, name=name: outputs[name].append(_outline(out))))
+        with torch.no_grad():
+            logits = model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs, logits
+
+
+def _outline(output: Any) -> Any:
+    """A tensor's shape and type without its memory."""
+    return output.to("meta") if isinstance(output, Tensor) else output
+
+
+def _make_site(
+    name: str, module: nn.Module, call: int, output: Any, batch: int, unit_dim: int | Mapping[str, int] | None
+) -> Site:
+    if not isinstance(output, Tensor):
+        raise ValueError(f"layer {name!r} gives {_describe(output)}, not one tensor; name a layer inside it that does")
+    if output.ndim < 2 or output.shape[0] != batch or not output.is_floating_point() or output.numel() == 0:
+        raise ValueError(f"layer {name!r} gives {_describe(output)}; units need a floating output [N, ...] with N = {batch}")
+    dim = unit_dim.get(name) if isinstance(unit_dim, Mapping) else unit_dim
+    if dim is None:
+        is_map = output.ndim >= 4 or isinstance(module, (nn.Conv1d, nn.ConvTranspose1d))
+        dim = 1 if is_map else output.ndim - 1
+    positive = dim + output.ndim if dim < 0 else dim
+    if not 1 <= positive < output.ndim:
+        raise ValueError(f"unit_dim={dim} does not fit layer {name!r}, whose output is {list(output.shape)}")
+    return Site(name, module, call, positive, tuple(output.shape[1:]))
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"{output.dtype} {list(output.shape)}"
+    return f"a {type(output).__name__}"
+
+
+def _depends_on_mode(module: nn.Module) -> bool:
+    random = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+    return isinstance(module, random)
