@@ -1,4 +1,4 @@
-"""Builds ``sdkernels._C``: the torch-free C++ core in ``csrc/`` behind one pybind11 file. Everything else is in pyproject.toml."""
+"""Builds ``sdkernels._C``: the torch-free C++ core of ``csrc/``. All else is in pyproject.toml."""
 
 from glob import glob
 

@@ -52,14 +52,14 @@ def cumulative_ablation(
 
     Args:
         model: any module that gives logits ``[N, L]`` for inputs ``[N, ...]``, in evaluation mode. It is not changed.
-        layers: a dotted name, a module of ``model``, or a list of them. ``"relu@2"`` picks one call of a layer that fires
-            several times. Units are dimension 1 of outputs of four or more dimensions, else the last.
+        layers: a dotted name, a module of ``model``, or a list of them. ``"relu@2"`` picks one call of a layer that
+            fires several times. Units are dimension 1 of outputs of four or more dimensions, else the last.
         data: a ``DataLoader``, a ``Dataset``, or a pair of tensors: inputs and integer labels ``[N]``.
-        orders: a number of random orders, an int64 tensor ``[R, U]`` of permutations of the pooled units (numbered layer
-            after layer), or ``(score, "ascending")`` or ``(score, "descending")`` with a score ``[U]``.
+        orders: a number of random orders, an int64 tensor ``[R, U]`` of permutations of the pooled units (numbered
+            layer after layer), or ``(score, "ascending")`` or ``(score, "descending")`` with a score ``[U]``.
         points: a number of evenly spaced counts of clamped units including 0 and U, increasing counts, or ``"all"``.
-        value: what a clamped unit becomes: a number, ``"mean"`` (per unit), ``"element_mean"`` (per element of its map),
-            a tensor (``[C]``, or like one example of the layer's output), or a dict of these by layer.
+        value: what a clamped unit becomes: a number, ``"mean"`` (per unit), ``"element_mean"`` (per element of its
+            map), a tensor (``[C]``, or like one example of the layer's output), or a dict of these by layer.
         baselines: captum's word for ``value``.
         value_data: the data set that means are taken over, by default ``data``.
         metrics: any of ``"accuracy"``, ``"loss"``, ``"top5"``, ``"class_accuracy"``, ``"agreement"`` (with the intact
@@ -69,16 +69,17 @@ def cumulative_ablation(
         precision: ``"float32"`` or ``"float64"`` runs a converted copy of the model; None the model as it is.
         unit_dim: the units' dimension, for every layer or by layer.
         batch_size: examples a batch where ``data`` is no ``DataLoader``.
-        configs_per_batch: how many configurations a forward pass holds where the engine runs the network below the first
-            layer as it stands (captum's ``perturbations_per_eval``). ``"auto"`` is 1: folding more helps a GPU alone.
+        configs_per_batch: how many configurations a forward pass holds where the engine runs the network below the
+            first layer as it stands (captum's ``perturbations_per_eval``). ``"auto"`` is 1: on a CPU more is no gain.
         show_progress: a tqdm bar over examples x configurations.
 
     Returns:
         An :class:`AblationCurve`: int64 counts of correct predictions and float64 sums of losses, ``[R, T]``.
 
     Raises:
-        ValueError, TypeError: a layer that does not exist, a model in train mode, empty data, labels out of range, orders
-            that are no permutations, non-finite intact activations, and the like; each says what, where and the fix.
+        ValueError, TypeError: a layer that does not exist, a model in train mode, empty data, labels out of range,
+            orders that are no permutations, non-finite intact activations, and the like; each says what, where and the
+            fix.
 
     Source:
         Morcos, Barrett, Rabinowitz, Botvinick 2018, "On the importance of single directions for generalization",
@@ -115,8 +116,8 @@ def cumulative_ablation(
     unit_counts = tuple(site.units for site in sites)
     units = sum(unit_counts)
     family = Cumulative(make_orders(orders, units, seed), make_points(points, units), unit_counts)
-    mean_over = batches if value_data is None else Batches(value_data, batch_size=batch_size, device=device, dtype=dtype)
-    values = resolve_values(value, sites, model, mean_over)
+    averaged = batches if value_data is None else batches.of(value_data)
+    values = resolve_values(value, sites, model, averaged)
     with _progress(show_progress, batches.examples, family.configurations) as advance:
         outcome = run(
             model,
@@ -131,7 +132,7 @@ def cumulative_ablation(
             advance=advance,
         )
     shape = (len(family.orders), len(family.points))
-    sums = {name: total.unflatten(0, shape).cpu() for name, total in outcome.sums.items()}
+    sums = {name: total.view(*shape, *total.shape[1:]).cpu() for name, total in outcome.sums.items()}
     intact = {name: total[0].cpu() for name, total in outcome.intact.items() if name != "ambiguous"}
     return AblationCurve(
         orders=family.orders,

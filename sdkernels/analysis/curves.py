@@ -97,11 +97,12 @@ class AblationCurve:
             KeyError: it was not measured; lists those that were.
         """
         if name not in self.sums:
-            raise KeyError(f"{name!r} was not measured; this curve has {', '.join(self.sums)}. Ask for it by metrics=(...)")
+            measured = ", ".join(self.sums)
+            raise KeyError(f"{name!r} was not measured; this curve has {measured}. Ask for it by metrics=(...)")
         return self._mean(name, self.sums[name])
 
     def auc(self, metric: str = "accuracy") -> Tensor:
-        r"""The area under each order's curve, float64 [R].
+        r"""The area under each order's curve, float64 [R] ([R, L] for ``"class_accuracy"``).
 
         .. math:: \sum_t \tfrac12 (m_t + m_{t+1}) (f_{t+1} - f_t)
 
@@ -117,8 +118,8 @@ class AblationCurve:
                 f"the area needs a curve from 0 to all {units} units; this one's points are "
                 f"{int(self.points[0])}..{int(self.points[-1])}"
             )
-        dim = 1  # the points, also where classes follow
-        return torch.trapezoid(self.metric(metric).movedim(dim, -1), self.fraction, dim=-1)
+        points_last = self.metric(metric).movedim(1, -1)
+        return torch.trapezoid(points_last, self.fraction, dim=-1)
 
     def to_pandas(self) -> Any:
         """A long table, one row an (order, point): the clamped count and fraction, counts, means, ``ambiguous``."""
@@ -156,11 +157,8 @@ class AblationCurve:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one NumPy ``.npz`` file, without pickle; a crash never leaves half a file."""
-        arrays = {
-            "orders": self.orders,
-            "points": self.points,
-            "ambiguous": self.ambiguous,
-            "class_examples": self.class_examples,
+        tensors = {
+            **{name: getattr(self, name) for name in _TENSOR_FIELDS},
             **{f"sums/{name}": total for name, total in self.sums.items()},
             **{f"baseline_sums/{name}": total for name, total in self.baseline_sums.items()},
         }
@@ -173,7 +171,8 @@ class AblationCurve:
         target = Path(path)
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **{k: v.numpy() for k, v in arrays.items()})
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
         partial.replace(target)
 
     @classmethod
@@ -192,13 +191,12 @@ class AblationCurve:
         except Exception as error:  # numpy and json raise several kinds for a file that is something else
             raise ValueError(f"{path}: not a saved AblationCurve ({error})") from error
         if header.get("format") != FORMAT:
-            raise ValueError(f"{path}: not a saved AblationCurve of this version: format {header.get('format')!r}, not {FORMAT!r}")
-        fields = {name: header[name] for name in _HEADER_FIELDS}
+            raise ValueError(f"{path}: its format is {header.get('format')!r}; this version reads {FORMAT!r}")
+        fields: dict[str, Any] = {name: header[name] for name in (*_HEADER_FIELDS, "versions")}
         fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
+        fields |= {name: arrays[name] for name in _TENSOR_FIELDS}
         return cls(
             **fields,
-            versions=header["versions"],
-            **{name: arrays[name] for name in ("orders", "points", "ambiguous", "class_examples")},
             sums={name: arrays[f"sums/{name}"] for name in header["metrics"]},
             baseline_sums={name: arrays[f"baseline_sums/{name}"] for name in header["metrics"]},
         )
@@ -207,4 +205,5 @@ class AblationCurve:
         return total.double() / (self.class_examples if name == "class_accuracy" else self.examples)
 
 
+_TENSOR_FIELDS = ("orders", "points", "ambiguous", "class_examples")
 _HEADER_FIELDS = ("examples", "layers", "unit_counts", "seed", "value", "precision", "method", "plan")

@@ -1,4 +1,4 @@
-"""Data in: any of a DataLoader, a Dataset, a pair of tensors -> checked (inputs, labels) batches on the model's device."""
+"""Data in: a DataLoader, a Dataset or a pair of tensors -> checked (inputs, labels) batches on the model's device."""
 
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
@@ -22,6 +22,7 @@ class Batches:
 
     def __init__(self, data: Any, *, batch_size: int, device: torch.device, dtype: torch.dtype | None = None) -> None:
         self._source = _as_batch_source(data, batch_size)
+        self._batch_size = batch_size
         self._device = device
         self._dtype = dtype
         self.examples = _count_examples(self._source)  # None if the source does not say
@@ -38,12 +39,16 @@ class Batches:
         if start == 0:
             raise ValueError("data is empty: it gave no example")
 
+    def of(self, data: Any) -> "Batches":
+        """Other data, treated alike."""
+        return Batches(data, batch_size=self._batch_size, device=self._device, dtype=self._dtype)
+
     def first(self) -> tuple[Tensor, Tensor]:
         """The first batch."""
         return next(iter(self))
 
     def at_least(self, examples: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same data in batches of at least ``examples`` (but for the last): a small loader batch wastes a wide machine."""
+        """The same data in batches of at least ``examples``, but for the last: small batches waste a wide machine."""
         waiting: list[tuple[Tensor, Tensor]] = []
         for batch in self:
             waiting.append(batch)
@@ -117,10 +122,13 @@ def _check_batch(batch: Any, start: int) -> tuple[Tensor, Tensor]:
     inputs, labels = batch
     if labels.dtype not in INTEGER_DTYPES or labels.ndim != 1:
         raise ValueError(
-            f"labels must be class indices, integers of shape [N]; got {labels.dtype} {list(labels.shape)} at example {start}"
+            f"labels must be class indices, integers of shape [N]; got {labels.dtype} {list(labels.shape)} at example "
+            f"{start}"
         )
     if inputs.ndim == 0 or len(inputs) != len(labels):
-        raise ValueError(f"a batch has inputs {list(inputs.shape)} but labels {list(labels.shape)} (at example {start})")
+        raise ValueError(
+            f"a batch has inputs {list(inputs.shape)} but labels {list(labels.shape)} (at example {start})"
+        )
     return inputs, labels
 
 

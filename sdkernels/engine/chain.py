@@ -4,8 +4,8 @@ Below the first ablated site the network is site, pointwise, Linear, pointwise, 
 numbered so that the last to be clamped comes first, the living units of every configuration of an order are a *prefix*:
 a contiguous slice of the permuted weights, with no gather and no mask.
 
-*Nested.* The first Linear's output at point t is a sum over living units. The curve is walked backwards, from everything
-clamped to nothing, and units are added back:
+*Nested.* The first Linear's output at point t is a sum over living units. The curve is walked backwards, from
+everything clamped to nothing, and units are added back:
 
 .. math:: z_t = z_{t+1} + W_{:, \text{returning}}\, a_{\text{returning}}
 
@@ -40,7 +40,8 @@ PERMUTED_WEIGHTS = 2**28
 
 _POINTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign),
-    *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Tanhshrink, nn.Identity, nn.Dropout),
+    *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Tanhshrink),
+    *(nn.Identity, nn.Dropout),
 )
 _POINTWISE_FUNCTIONS = {
     *(F.relu, F.relu6, F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.elu, F.selu, F.leaky_relu, F.tanh, F.sigmoid),
@@ -94,10 +95,11 @@ def find_chain(graph: Graph, sites: list[Site]) -> Chain:
         linear = _as_linear(node, graph.model)
         if is_site(node):
             index = int(node.args[1])  # type: ignore[arg-type]
-            if len(sites[index].example_shape) != 1:
-                raise NoChainError(f"layer {sites[index].name!r} gives {list(sites[index].example_shape)} an example, not [C]")
-            if site is not None or (path and not stages):
-                raise NoChainError(f"no Linear stands between layer {sites[index].name!r} and the site before it")
+            name, shape = sites[index].name, list(sites[index].example_shape)
+            if len(shape) != 1:
+                raise NoChainError(f"layer {name!r} gives {shape} an example, not [C]")
+            if site is not None:
+                raise NoChainError(f"no Linear stands between layer {name!r} and the site before it")
             if stages:
                 stages[-1].after = path
             site, path = index, []
@@ -292,9 +294,9 @@ def _as_pointwise(node: fx.Node, model: nn.Module) -> Pointwise | None:
         return nn.Identity()
     only_x = len(node.args) == 1 and not set(node.kwargs) - {"inplace"}
     if node.op == "call_function" and node.target in _POINTWISE_FUNCTIONS and only_x:
-        return F.relu if node.target in _RELUS else node.target  # type: ignore[return-value]
+        return F.relu if node.target in _RELUS else node.target
     if node.op == "call_method" and node.target in _POINTWISE_METHODS:
-        return F.relu if node.target == "relu" else getattr(torch, str(node.target))  # type: ignore[no-any-return]
+        return F.relu if node.target == "relu" else getattr(torch, str(node.target))
     return None
 
 

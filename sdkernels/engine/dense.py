@@ -42,7 +42,7 @@ class DenseRun:
 
         def clamp(site: int, mark: fx.Node, activation: Tensor) -> Tensor:
             is_shared = mark.args[0] not in self._graph.dependent
-            x = shared[mark.all_input_nodes[0]] if is_shared else activation.unflatten(0, (k, examples))
+            x = shared[mark.all_input_nodes[0]] if is_shared else activation.view(k, examples, *activation.shape[1:])
             mask = masks[site].to(x.device)
             value = self._values[site].to(x.device, x.dtype)
             return perturb(x, mask, value, unit_dim=self._unit_dims[site], shared=is_shared).flatten(0, 1)
@@ -50,7 +50,7 @@ class DenseRun:
         logits = self._graph.logits(folded, clamp)
         if self._graph.output not in self._graph.dependent:  # no site reaches the logits
             return logits.expand(k, examples, -1)
-        return logits.unflatten(0, (k, examples))
+        return logits.reshape(k, examples, -1)
 
     def _fold(self, shared: Values, k: int, examples: int) -> Values:
         """Shared values that meet ablated ones, repeated for k configurations."""
@@ -59,8 +59,8 @@ class DenseRun:
             value = shared[node]
             if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != examples:
                 raise ValueError(
-                    f"configs_per_batch={k} cannot be used with this model: its node {node.name!r} depends on the batch "
-                    "but is not one row an example; use configs_per_batch=1"
+                    f"configs_per_batch={k} cannot be used with this model: its node {node.name!r} depends on the "
+                    "batch but is not one row an example; use configs_per_batch=1"
                 )
             folded[node] = value.repeat(k, *[1] * (value.ndim - 1))
         return folded
@@ -87,6 +87,6 @@ def check_folding(run: DenseRun, shared: Values, examples: int) -> None:
     tolerance = 1e-10 if together.dtype == torch.float64 else 1e-4 if together.dtype == torch.float32 else 1e-1
     if not torch.allclose(together, alone, tolerance, tolerance, equal_nan=True):
         raise ValueError(
-            f"configs_per_batch={len(together)} changes this model's logits: it mixes the examples of a batch, or reads "
-            "the batch's size; use configs_per_batch=1"
+            f"configs_per_batch={len(together)} changes this model's logits: it mixes the examples of a batch, or "
+            "reads the batch's size; use configs_per_batch=1"
         )

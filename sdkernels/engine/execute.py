@@ -49,7 +49,7 @@ def run(
     configs_per_batch: int,
     advance: Callable[[int], None],
 ) -> Outcome:
-    """Score every configuration of ``family`` on every example of ``batches``; ``advance`` hears of examples x configurations."""
+    """Score every configuration of ``family`` on every example; ``advance`` hears of examples x configurations done."""
     with torch.no_grad():
         probe = batches.first()[0][:PROBE_EXAMPLES]
         graph: Graph | None = None
@@ -60,11 +60,13 @@ def run(
             except UntraceableError as error:
                 reason = str(error)
                 message = f"{type(model).__name__} runs as a hook loop, the slow way, because {error}"
-                warnings.warn(message, SdkernelsWarning, stacklevel=4)
+                warnings.warn(message, SdkernelsWarning, stacklevel=3)
         if graph is None:
             outcome = _run_loop(model, sites, batches, family, values, metrics, classes, advance, reason)
         else:
-            outcome = _run_graph(graph, sites, batches, family, values, metrics, classes, configs_per_batch, advance, probe)
+            outcome = _run_graph(
+                graph, sites, batches, family, values, metrics, classes, configs_per_batch, advance, probe
+            )
     _warn_of_no_effect(outcome, family, sites, graph)
     return outcome
 
@@ -176,14 +178,15 @@ def check_finite(name: str, activation: Tensor, start: int) -> None:
 def _warn_of_no_effect(outcome: Outcome, family: Cumulative, sites: list[Site], graph: Graph | None) -> None:
     unread = [site.name for site, mark in zip(sites, graph.sites, strict=True) if mark is None] if graph else []
     if unread:
-        warnings.warn(f"the logits do not depend on layers {unread}: ablating them does nothing", SdkernelsWarning, stacklevel=5)
+        message = f"the logits do not depend on layers {unread}: ablating them does nothing"
+        warnings.warn(message, SdkernelsWarning, stacklevel=4)
         return
     ablating = (family.points > 0).repeat(len(family.orders)).to(outcome.sums["accuracy"].device)
     measured = [name for name in ("loss", "accuracy") if name in outcome.sums]
     if ablating.any() and all((outcome.sums[m][ablating] == outcome.intact[m]).all() for m in measured):
         names = [site.name for site in sites]
         message = (
-            f"ablating units of {names} changed no score: their activations equal the clamp value on all of the data, or "
-            "the model does not read what this layer gives"
+            f"ablating units of {names} changed no score: their activations equal the clamp value on all of the data, "
+            "or the model does not read what this layer gives"
         )
-        warnings.warn(message, SdkernelsWarning, stacklevel=5)
+        warnings.warn(message, SdkernelsWarning, stacklevel=4)

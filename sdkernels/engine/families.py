@@ -49,9 +49,7 @@ class Cumulative:
 
     def living(self, order: int) -> Tensor:
         """int64 [T, sites]: how many units of each site are not clamped."""
-        counts = [
-            (site[None, :] >= self.points[:, None]).sum(1) for site in self.death[order].split(self.unit_counts)
-        ]
+        counts = [(site[None, :] >= self.points[:, None]).sum(1) for site in self.death[order].split(self.unit_counts)]
         return torch.stack(counts, dim=1)
 
 
@@ -91,7 +89,8 @@ def make_points(points: Points, units: int) -> Tensor:
     if isinstance(points, int) and not isinstance(points, bool):
         if points < 2:
             raise ValueError(f"points={points} must be at least 2: none ablated, and all of them")
-        return torch.linspace(0, units, points, dtype=torch.float64).round().long().unique()
+        evenly: Tensor = torch.linspace(0, units, points, dtype=torch.float64).round().long().unique()
+        return evenly
     if isinstance(points, bool) or not isinstance(points, (Tensor, Sequence)):
         raise TypeError(f"points is a {type(points).__name__}; give a number, a sequence of counts, or 'all'")
     counts = torch.as_tensor(points)
@@ -115,7 +114,7 @@ def _check_orders(orders: Tensor, units: int) -> Tensor:
             "comes with its direction: orders=(score, 'ascending')"
         )
     if orders.ndim != 2 or len(orders) == 0 or orders.shape[1] != units:
-        raise ValueError(f"orders {list(orders.shape)} must be [R, {units}]: each row orders all {units} units of the layers")
+        raise ValueError(f"orders {list(orders.shape)} must be [R, {units}]: each row orders all {units} units")
     orders = orders.long().cpu()
     wrong = (orders.sort(1).values != torch.arange(units)).any(1).nonzero()
     if len(wrong):
@@ -133,5 +132,7 @@ def _order_by_score(score: Tensor, direction: Direction, *, units: int) -> Tenso
     if score.shape != (units,):
         raise ValueError(f"orders=(score, ...): score {list(score.shape)} must be [{units}], one number a unit")
     if score.isnan().any():
-        raise ValueError(f"orders=(score, ...): {int(score.isnan().sum())} of {units} scores are nan, which has no order")
+        raise ValueError(
+            f"orders=(score, ...): {int(score.isnan().sum())} of {units} scores are nan, which has no order"
+        )
     return score.argsort(descending=direction == "descending", stable=True)[None]

@@ -76,7 +76,9 @@ class Graph:
         own = set(nodes)
         kept = {read for node in self.nodes if node not in own for read in node.all_input_nodes} | {self.output}
         last = {read: node for node in nodes for read in node.all_input_nodes}
-        return [(node, [read for read in node.all_input_nodes if last[read] is node and read not in kept]) for node in nodes]
+        return [
+            (node, [read for read in node.all_input_nodes if last[read] is node and read not in kept]) for node in nodes
+        ]
 
     def _evaluate(
         self, steps: list[_Step], values: Values, *, inputs: Tensor | None = None, at_site: AtSite | None = None
@@ -84,8 +86,9 @@ class Graph:
         # What a second configuration will read again must not be written by an in-place operation of the first.
         protected = {_storage(v) for v in values.values() if isinstance(v, Tensor)}
         for node, finished in steps:
-            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-            if protected and _is_in_place(node, self.model) and _storage(args[0]) in protected:
+            args: tuple[Any, ...] = map_arg(node.args, values.__getitem__)
+            kwargs: dict[str, Any] = map_arg(node.kwargs, values.__getitem__)
+            if _is_in_place(node, self.model) and _storage(args[0]) in protected:
                 args = (args[0].clone(), *args[1:])
             if node.op == "placeholder":
                 values[node] = inputs

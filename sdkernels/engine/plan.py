@@ -48,9 +48,8 @@ class Plan:
         rows.append(("all", "", f"{work / 1e6:.3f}", f"{loop_work / 1e6:.3f}"))
         widths = [max(len(row[c]) for row in rows) for c in range(4)]
         lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-        lines.append(
-            f"{self.configurations} configurations; {loop_work / max(work, 1.0):.1f} times less arithmetic than a hook loop"
-        )
+        ratio = loop_work / max(work, 1.0)
+        lines.append(f"{self.configurations} configurations; {ratio:.1f} times less arithmetic than a hook loop")
         if self.reason:
             lines.append(f"no nested sums: {self.reason}")
         return "\n".join(lines)
@@ -113,11 +112,11 @@ def _chain_modes(graph: Graph, chain: Chain, family: Cumulative) -> dict[fx.Node
 def _work(node: fx.Node, model: nn.Module) -> float:
     """Floating-point operations an example of one run of a node: two a multiply-add, one an element elsewhere."""
     shape = node.meta.get("shape", (1,))
-    elements = math.prod(shape[1:])
+    elements = float(math.prod(shape[1:]))
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         if isinstance(module, nn.Linear):
             return 2.0 * elements * module.in_features
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            return 2.0 * elements * module.in_channels // module.groups * math.prod(module.kernel_size)
-    return float(elements)
+            return 2.0 * elements * (module.in_channels // module.groups) * math.prod(module.kernel_size)
+    return elements

@@ -52,7 +52,7 @@ class Scores:
         self.class_examples = torch.zeros(classes, dtype=torch.int64, device=device)
         self.sums: dict[str, Tensor] = {}
         for name in [*map(metric_name, metrics), "ambiguous"]:
-            counts = name in METRICS and name != "loss" or name == "ambiguous"
+            counts = name == "ambiguous" or (name in METRICS and name != "loss")
             shape = (configurations, classes) if name == "class_accuracy" else (configurations,)
             self.sums[name] = torch.zeros(shape, dtype=torch.int64 if counts else torch.float64, device=device)
 
@@ -63,7 +63,7 @@ class Scores:
 
     def add(self, configurations: slice, logits: Tensor, labels: Tensor, intact_prediction: Tensor) -> None:
         """Add the scores of logits [K, N, L], of any strides, against labels [N], for a run of configurations."""
-        top, prediction = logits.max(-1)  # [K, N]; the first of equal logits, as argmax, which is slower on such strides
+        top, prediction = logits.max(-1)  # [K, N]; the first of equal logits, as argmax, which is slow on such strides
         right = prediction == labels
         for metric in self._metrics:
             self.sums[metric_name(metric)][configurations] += self._score(
@@ -74,7 +74,13 @@ class Scores:
         self.sums["ambiguous"][configurations] += (close.sum(-1) > 1).sum(1)
 
     def _score(
-        self, metric: Metric, logits: Tensor, labels: Tensor, prediction: Tensor, right: Tensor, intact_prediction: Tensor
+        self,
+        metric: Metric,
+        logits: Tensor,
+        labels: Tensor,
+        prediction: Tensor,
+        right: Tensor,
+        intact_prediction: Tensor,
     ) -> Tensor:
         if metric == "accuracy":
             return right.sum(1)

@@ -60,8 +60,8 @@ def check_eval_mode(model: nn.Module) -> None:
     random = [f"{name or 'model'} ({type(m).__name__})" for name, m in training if _depends_on_mode(m)]
     because = f": {', '.join(random[:5])}{', ...' if len(random) > 5 else ''} would not repeat itself" if random else ""
     raise ValueError(
-        f"the model is in train mode in {len(training)} of its modules{because}. Call model.eval() first; an ablation is "
-        "measured on a fixed function"
+        f"the model is in train mode in {len(training)} of its modules{because}. Call model.eval() first; an ablation "
+        "is measured on a fixed function"
     )
 
 
@@ -88,7 +88,9 @@ def find_sites(
     wanted = [_resolve(model, layer) for layer in _as_list(layers)]
     outputs, logits = _record_calls(model, {name: module for name, module, _ in wanted}, inputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != inputs.shape[0] or not logits.shape[1]:
-        raise ValueError(f"the model must give logits [N, L] for inputs {list(inputs.shape)}; it gave {_describe(logits)}")
+        raise ValueError(
+            f"the model must give logits [N, L] for inputs {list(inputs.shape)}; it gave {_describe(logits)}"
+        )
     sites: list[Site] = []
     for name, module, call in wanted:
         calls = outputs[name]
@@ -96,9 +98,13 @@ def find_sites(
             raise ValueError(f"layer {name!r} was never called in a forward pass, so it has no units to ablate")
         if call is None and len(calls) > 1:
             listed = "; ".join(f"'{name}@{i}' {_describe(output)}" for i, output in enumerate(calls))
-            raise ValueError(f"layer {name!r} is called {len(calls)} times a forward pass; pick calls by name: {listed}")
+            raise ValueError(
+                f"layer {name!r} is called {len(calls)} times a forward pass; pick calls by name: {listed}"
+            )
         if call is not None and call >= len(calls):
-            raise ValueError(f"layer '{name}@{call}': {name!r} is called {len(calls)} times, so calls are 0..{len(calls) - 1}")
+            raise ValueError(
+                f"layer '{name}@{call}': {name!r} is called {len(calls)} times, so calls are 0..{len(calls) - 1}"
+            )
         full_name = name if call is None or len(calls) == 1 else f"{name}@{call}"
         site = _make_site(full_name, module, call or 0, calls[call or 0], len(inputs), unit_dim)
         if any(other.module is site.module and other.call == site.call for other in sites):
@@ -111,7 +117,7 @@ def find_sites(
 
 @contextmanager
 def watch(sites: Sequence[Site], see: Any) -> Iterator[None]:
-    """Call ``see(index, output)`` for each site during forward passes within the context; only these hooks are removed."""
+    """Within the context, call ``see(index, output)`` for each site at every forward pass."""
     handles: list[RemovableHandle] = []
     counts: dict[int, int] = {}
 
@@ -167,13 +173,17 @@ def _resolve(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module, 
     raise ValueError(f"the model has no layer {name!r}; {hint}")
 
 
-def _record_calls(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Tensor) -> tuple[dict[str, list[Any]], Any]:
+def _record_calls(
+    model: nn.Module, modules: Mapping[str, nn.Module], inputs: Tensor
+) -> tuple[dict[str, list[Any]], Any]:
     """Every output of every module in one forward pass."""
     outputs: dict[str, list[Any]] = {name: [] for name in modules}
     handles: list[RemovableHandle] = []
     try:
         for name, module in modules.items():
-            handles.append(module.register_forward_hook(lambda _m, _a, out, name=name: outputs[name].append(_outline(out))))
+            handles.append(
+                module.register_forward_hook(lambda _m, _a, out, name=name: outputs[name].append(_outline(out)))
+            )
         with torch.no_grad():
             logits = model(inputs)
     finally:
@@ -193,7 +203,9 @@ def _make_site(
     if not isinstance(output, Tensor):
         raise ValueError(f"layer {name!r} gives {_describe(output)}, not one tensor; name a layer inside it that does")
     if output.ndim < 2 or output.shape[0] != batch or not output.is_floating_point() or output.numel() == 0:
-        raise ValueError(f"layer {name!r} gives {_describe(output)}; units need a floating output [N, ...] with N = {batch}")
+        raise ValueError(
+            f"layer {name!r} gives {_describe(output)}; units need a floating output [N, ...] with N = {batch}"
+        )
     dim = unit_dim.get(name) if isinstance(unit_dim, Mapping) else unit_dim
     if dim is None:
         is_map = output.ndim >= 4 or isinstance(module, (nn.Conv1d, nn.ConvTranspose1d))

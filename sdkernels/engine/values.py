@@ -26,10 +26,15 @@ def resolve_values(value: Value, sites: Sequence[Site], model: nn.Module, batche
     by_site = [_pick(value, site, sites) for site in sites]
     needs_mean = [i for i, v in enumerate(by_site) if isinstance(v, str)]
     element_means = dict(
-        zip(needs_mean, _element_means([sites[i] for i in needs_mean], model, batches), strict=True) if needs_mean else ()
+        zip(needs_mean, _element_means([sites[i] for i in needs_mean], model, batches), strict=True)
+        if needs_mean
+        else ()
     )
     device = next(iter(element_means.values())).device if element_means else None
-    return [_as_tensor(v, site, element_means.get(i), device) for i, (v, site) in enumerate(zip(by_site, sites, strict=True))]
+    return [
+        _as_tensor(v, site, element_means.get(i), device)
+        for i, (v, site) in enumerate(zip(by_site, sites, strict=True))
+    ]
 
 
 def describe_value(value: Value) -> str:

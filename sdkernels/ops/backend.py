@@ -10,6 +10,7 @@ native    C++ in ``sdkernels._C``, CPU tensors
 ========= ==========================================================================
 """
 
+import importlib
 import os
 from types import ModuleType
 
@@ -52,10 +53,9 @@ def native_library() -> ModuleType:
         RuntimeError: it was not built, or does not load; says how to get it.
     """
     try:
-        from sdkernels import _C
+        return importlib.import_module("sdkernels._C")
     except ImportError as error:
         raise RuntimeError(f"sdkernels' native core is missing ({error}): {BUILD_HINT}") from error
-    return _C
 
 
 def check_error_code(op: str, code: int) -> None:

@@ -116,7 +116,8 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    mask = _broadcast_mask(*ctx.saved_tensors, grad.ndim, ctx.unit_dim)
+    (ablated,) = ctx.saved_tensors
+    mask = _broadcast_mask(ablated, grad.ndim, ctx.unit_dim)
     grad_x = torch.where(mask, 0, grad)
     grad_value = torch.where(mask, grad, 0).sum_to_size(ctx.value_shape)
     return grad_x.sum(0) if ctx.shared else grad_x, None, grad_value, None, None

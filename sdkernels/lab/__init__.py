@@ -1,0 +1,1 @@
+"""Data sets, label corruption, models and training for the experiments."""

@@ -1,0 +1,31 @@
+"""The networks of the experiments."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def mlp(inputs: int, hidden: Sequence[int], classes: int, seed: int) -> nn.Sequential:
+    """A ReLU multi-layer perceptron: ``fc1, relu1, fc2, relu2, ..., out``; no batch norm.
+
+    Args:
+        inputs: D; the model takes ``[N, D]`` and gives logits ``[N, classes]``.
+        hidden: units of each hidden layer.
+        classes: L.
+        seed: of torch's default initialisation; the global random state is left as it was.
+
+    Example:
+        >>> [name for name, _ in mlp(64, (128, 128), 10, seed=0).named_children()]
+        ['fc1', 'relu1', 'fc2', 'relu2', 'out']
+    """
+    widths = [inputs, *hidden]
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for i in range(1, len(widths)):
+            layers[f"fc{i}"] = nn.Linear(widths[i - 1], widths[i])
+            layers[f"relu{i}"] = nn.ReLU()
+        layers["out"] = nn.Linear(widths[-1], classes)
+    return nn.Sequential(layers)
