@@ -103,7 +103,7 @@ def make_points(points: Points, units: int) -> Tensor:
     if counts.min() < 0 or counts.max() > units:
         raise ValueError(f"points must lie in 0..{units}, the number of units; got {counts.min()}..{counts.max()}")
     if (counts.diff() <= 0).any():
-        raise ValueError("points must increase from each to the next")
+        raise ValueError("points must increase strictly")
     return counts
 
 

@@ -1,7 +1,7 @@
 """Sites: the calls of a model's layers whose outputs hold the units."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -116,8 +116,8 @@ def find_sites(
 
 
 @contextmanager
-def watch(sites: Sequence[Site], see: Any) -> Iterator[None]:
-    """Within the context, call ``see(index, output)`` for each site at every forward pass."""
+def watch(model: nn.Module, sites: Sequence[Site], see: Callable[[int, Any], None]) -> Iterator[None]:
+    """Within the context, call ``see(index, output)`` for each site at every forward pass of ``model``."""
     handles: list[RemovableHandle] = []
     counts: dict[int, int] = {}
 
@@ -132,6 +132,7 @@ def watch(sites: Sequence[Site], see: Any) -> Iterator[None]:
         return hook
 
     try:
+        handles.append(model.register_forward_pre_hook(lambda _model, _args: counts.clear()))
         for module in {id(site.module): site.module for site in sites}.values():
             handles.append(module.register_forward_hook(hook_for(module)))
         yield

@@ -88,7 +88,7 @@ def _element_means(sites: Sequence[Site], model: nn.Module, batches: Batches) ->
         total = output.sum(0, dtype=torch.float64)
         sums[index] = total if (so_far := sums[index]) is None else so_far + total
 
-    with torch.no_grad(), watch(sites, add):
+    with torch.no_grad(), watch(model, sites, add):
         for inputs, labels in batches:
             model(inputs)
             examples += len(labels)
