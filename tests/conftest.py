@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("sdkernels", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("sdkernels", deadline=None, derandomize=True, max_examples=200)
 settings.load_profile("sdkernels")
 
 

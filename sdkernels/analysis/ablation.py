@@ -104,8 +104,9 @@ def cumulative_ablation(
         if not (isinstance(value, float) and value == 0.0):
             raise ValueError("value and baselines are two words for one thing; give one")
         value = baselines
+    model = unwrap(model)
     check_eval_mode(model)
-    model, layers = _as_precision(unwrap(model), layers, precision)
+    model, layers = _as_precision(model, layers, precision)
     tensors = [*model.parameters(), *model.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())

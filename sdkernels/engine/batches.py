@@ -96,7 +96,8 @@ def _as_batch_source(data: Any, batch_size: int) -> Iterable[Any]:
     if isinstance(data, DataLoader):
         return data
     if isinstance(data, Dataset):
-        return DataLoader(data, batch_size=batch_size)
+        # A loader draws from its generator even when it does not shuffle; the global one is not ours to move.
+        return DataLoader(data, batch_size=batch_size, generator=torch.Generator())
     if isinstance(data, Iterator):
         raise TypeError("data is an iterator, which can be read only once; give a DataLoader, a Dataset or two tensors")
     if isinstance(data, Iterable):

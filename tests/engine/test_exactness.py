@@ -87,9 +87,13 @@ def test_random_mlps(data):
 
 @pytest.mark.parametrize("layers", [["1", "3"], ["1", "3", "5"], ["5", "1", "3"]], ids=str)
 def test_orders_pooled_over_layers(seeds_torch, layers):
-    model = nn.Sequential(
-        *(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 10), nn.ReLU(), nn.Linear(10, 4))
-    ).double().eval()
+    model = (
+        nn.Sequential(
+            *(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 10), nn.ReLU(), nn.Linear(10, 4))
+        )
+        .double()
+        .eval()
+    )
     data = torch.randn(120, 8).double(), torch.randint(0, 4, (120,))
     options = {"orders": 4, "points": "all", "seed": 3}
     auto = sd.cumulative_ablation(model, layers, data, **options)

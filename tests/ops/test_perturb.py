@@ -105,7 +105,9 @@ def test_native_equals_reference_on_random_shapes(example, examples, configurati
     unit_dim = data.draw(st.integers(1, len(example)))
     shared = data.draw(st.booleans())
     seed = data.draw(st.integers(0, 1000))
-    x, ablated, generator = random_case((examples, *example), unit_dim, shared, configurations=configurations, seed=seed)
+    x, ablated, generator = random_case(
+        (examples, *example), unit_dim, shared, configurations=configurations, seed=seed
+    )
     value = torch.randn(example, generator=generator)
     arguments = (x, ablated, value, unit_dim, shared)
     assert same_bits(IMPLEMENTATIONS["native"](*arguments), IMPLEMENTATIONS["reference"](*arguments))

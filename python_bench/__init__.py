@@ -1,0 +1,1 @@
+"""Benchmarks: the package against its opponents, in the same run, as ratios."""
