@@ -1,4 +1,4 @@
-"""Contestants take turns, so that a machine whose speed drifts slows all of them alike; ratios are taken turn by turn."""
+"""Contestants take turns, so that a machine whose speed drifts slows all alike; ratios are taken turn by turn."""
 
 import json
 import os

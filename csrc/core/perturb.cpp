@@ -2,12 +2,7 @@
 
 #include <cstring>
 
-// One object serves every x86 processor: the loader picks the widest version that this one runs.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define SDKERNELS_DISPATCH __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define SDKERNELS_DISPATCH
-#endif
+#include "dispatch.h"
 
 namespace sdkernels {
 namespace {
@@ -16,8 +11,7 @@ constexpr int64_t kElementsWorthAThread = 16384;
 
 // A select moves bits and computes nothing, so a type is its width.
 template <typename Bits>
-inline __attribute__((always_inline)) void select_row(const Bits* x, const bool* ablated, const Bits* value, Bits* y,
-                                                      int64_t units) {
+SDKERNELS_INLINE void select_row(const Bits* x, const bool* ablated, const Bits* value, Bits* y, int64_t units) {
   for (int64_t c = 0; c < units; ++c) y[c] = ablated[c] ? value[c] : x[c];
 }
 
@@ -64,8 +58,8 @@ void perturb_bits(const Bits* x, const bool* ablated, const Bits* value, Bits* y
 
 }  // namespace
 
-int perturb(const void* x, const bool* ablated, const void* value, void* y, const PerturbShape& shape,
-            bool x_is_shared, int64_t item_size, int threads) {
+int perturb(const void* x, const bool* ablated, const void* value, void* y, const PerturbShape& shape, bool x_is_shared,
+            int64_t item_size, int threads) {
   const auto run = [&](auto bits) {
     using Bits = decltype(bits);
     perturb_bits(static_cast<const Bits*>(x), ablated, static_cast<const Bits*>(value), static_cast<Bits*>(y), shape,

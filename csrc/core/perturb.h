@@ -2,9 +2,9 @@
 #pragma once
 #include <cstdint>
 
-namespace sdkernels {
+#include "error.h"
 
-enum Error : int { kOk = 0, kUnsupportedItemSize = 1 };
+namespace sdkernels {
 
 // One example is a dense [A, C, B] block: C units, A positions before the unit dimension, B after it.
 struct PerturbShape {
@@ -16,10 +16,10 @@ struct PerturbShape {
 };
 
 // y[k,n,a,c,b] = ablated[k,c] ? value[a,c,b] : x[k,n,a,c,b]   (x[n,a,c,b] when x_is_shared)
-int perturb(const void* x,           // [N, A, C, B] shared, or [K, N, A, C, B]
-            const bool* ablated,     // [K, C]
-            const void* value,       // [A, C, B]
-            void* y,                 // [K, N, A, C, B]
+int perturb(const void* x,        // [N, A, C, B] shared, or [K, N, A, C, B]
+            const bool* ablated,  // [K, C]
+            const void* value,    // [A, C, B]
+            void* y,              // [K, N, A, C, B]
             const PerturbShape& shape, bool x_is_shared, int64_t item_size, int threads);
 
 }  // namespace sdkernels

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from sdkernels.engine.batches import Batches, check_labels
-from sdkernels.engine.chain import ChainRun
 from sdkernels.engine.dense import DenseRun, check_folding
 from sdkernels.engine.families import Cumulative
 from sdkernels.engine.graph import Graph, UntraceableError, trace
@@ -16,6 +15,7 @@ from sdkernels.engine.loop import run_loop
 from sdkernels.engine.plan import Plan, loop_plan, make_plan
 from sdkernels.engine.scores import Metric, Scores
 from sdkernels.engine.sites import Site
+from sdkernels.engine.walk import ChainRun
 
 # Enough examples to find the layers' shapes and to check a traced graph against its model.
 PROBE_EXAMPLES = 16

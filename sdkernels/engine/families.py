@@ -119,8 +119,8 @@ def _check_orders(orders: Tensor, units: int) -> Tensor:
     wrong = (orders.sort(1).values != torch.arange(units)).any(1).nonzero()
     if len(wrong):
         raise ValueError(
-            f"orders[{int(wrong[0])}] is no permutation of 0..{units - 1} ({len(wrong)} of {len(orders)} rows are not): "
-            "every unit must be there once"
+            f"orders[{int(wrong[0])}] is no permutation of 0..{units - 1} ({len(wrong)} of {len(orders)} rows are "
+            "not): every unit must be there once"
         )
     return orders
 

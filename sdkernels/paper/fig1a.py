@@ -54,7 +54,7 @@ PRESETS = {
 CHOICES = {
     "optimiser": "unpublished; Adam at torch's defaults but for the learning rate",
     "learning rate, batch size": "unpublished; options",
-    "end of training": "published: 640 epochs (preset paper); else the first epoch after which every example is memorised",
+    "end of training": "published: 640 epochs (preset paper); else the first epoch that leaves every example memorised",
     "seeds": "one network a level; all levels share initialisation, shuffling and ablation orders",
     "points": "unpublished; evenly spaced counts of ablated units, or all of them (preset paper)",
 }

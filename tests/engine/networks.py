@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def raw_hook_counts(
     model: nn.Module, layers: Sequence[str], inputs: Tensor, labels: Tensor, ablated: Sequence[Tensor], value: float
 ) -> tuple[int, float]:
-    """Correct predictions and the loss sum with units clamped, written as a user would; imports nothing of the package."""
+    """Correct predictions and the loss sum with units clamped, as a user would; imports nothing of the package."""
     handles = []
     modules = dict(model.named_modules())
     for name, mask in zip(layers, ablated, strict=True):
@@ -57,7 +57,7 @@ class ConvNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """A residual block whose one in-place ReLU fires three times, with in-place addition and a skip around the sites."""
+    """A residual block whose one in-place ReLU fires three times, with a skip around the sites."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """``auto`` equals ``loop``: count for count in float64, losses to 1e-10. The loop equals a raw hook loop."""
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sdkernels as sd
-from sdkernels.engine import chain, loop
+from sdkernels.engine import loop, walk
+from sdkernels.lab.models import mlp
+from sdkernels.ops import nested_linear
 from tests.engine.networks import Branching, image_networks, raw_hook_counts
 
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
@@ -48,7 +51,7 @@ def random_mlp(draw, seed: int) -> tuple[nn.Module, list[str], int]:
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
         candidates: list[str] = []
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in pairwise(widths):
             activation = draw(st.sampled_from(ACTIVATIONS))()
             layers += [nn.Linear(fan_in, fan_out, bias=draw(st.booleans())), activation]
             candidates.append(str(len(layers) - draw(st.sampled_from([1, 1, 2]))))  # after the nonlinearity, or before
@@ -77,7 +80,8 @@ def test_random_mlps(data):
         "seed": seed,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chain, "WORKING_SET", {"cpu": data.draw(st.sampled_from([1, 2**12, 2**24]))})
+        patch.setenv("SDKERNELS_BACKEND", data.draw(st.sampled_from(["native", "reference"])))
+        patch.setattr(walk, "WORKING_SET", {"cpu": data.draw(st.sampled_from([1, 2**12, 2**24]))})
         auto = sd.cumulative_ablation(
             model, sites, (inputs, labels), batch_size=data.draw(st.integers(1, 50)), **options
         )
@@ -108,6 +112,21 @@ def test_orders_pooled_over_layers(seeds_torch, layers):
         counted = raw_hook_counts(model, layers, *data, pooled.split(auto.unit_counts), 0.0)
         assert counted[0] == int(auto.correct[order, point])
         assert counted[1] == pytest.approx(float(auto.sums["loss"][order, point]), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_two_layers_run_in_the_fused_kernel(seeds_torch, monkeypatch, backend):
+    monkeypatch.setenv("SDKERNELS_BACKEND", backend)
+    model = mlp(8, (12, 7), 6, seed=0).double().eval()
+    data = torch.randn(120, 8).double(), torch.randint(0, 6, (120,))
+    calls = []
+    monkeypatch.setattr(walk, "nested_linear", lambda *a: calls.append(1) or nested_linear(*a))
+    for layers in (["relu1", "relu2"], ["relu2", "relu1"], ["relu1"]):
+        calls.clear()
+        options = {"orders": 4, "points": "all", "seed": 3, "value": 0.5}
+        auto = sd.cumulative_ablation(model, layers, data, **options)
+        assert len(calls) == (4 if backend == "native" else 0)
+        assert_same(auto, sd.cumulative_ablation(model, layers, data, method="loop", **options))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, "mean", "element_mean"], ids=str)

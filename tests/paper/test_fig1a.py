@@ -51,9 +51,10 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fig1a, "cumulative_ablation", stop)
-        fig1a.reproduce(out=tmp_path / "run", show_progress=False, **TINY)
+        with pytest.raises(KeyboardInterrupt):
+            fig1a.reproduce(out=tmp_path / "run", show_progress=False, **TINY)
     resumed = fig1a.reproduce(out=tmp_path / "run", show_progress=False, **TINY)
     again = fig1a.reproduce(out=tmp_path / "run", show_progress=False, **TINY)
     assert trained == ["corruption 0.0: training", "corruption 1.0: training"], "no network is trained twice"
