@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, fx
 
 from sdkernels.engine.families import Cumulative
-from sdkernels.engine.graph import Graph, Values, input_dependent
+from sdkernels.engine.graph import Graph, Values
 from sdkernels.ops import perturb
 
 
@@ -17,17 +17,27 @@ class DenseRun:
         family: the configurations.
         values: for each site, what a clamped unit becomes; broadcasts to one example.
         configs_per_batch: how many configurations one forward pass of the dependent part holds.
+        probe: a few inputs [N, ...].
+
+    Raises:
+        ValueError: more than one configuration a pass, and the model reads the size of its batch.
     """
 
     def __init__(
-        self, graph: Graph, unit_dims: list[int], family: Cumulative, values: list[Tensor], configs_per_batch: int
+        self,
+        graph: Graph,
+        unit_dims: list[int],
+        family: Cumulative,
+        values: list[Tensor],
+        configs_per_batch: int,
+        probe: Tensor,
     ) -> None:
         self._graph = graph
         self._unit_dims = unit_dims
         self._family = family
         self._values = values
         self._configs_per_batch = configs_per_batch
-        self._per_example = _boundary(graph)
+        self._per_example = _one_row_an_example(graph, probe) if configs_per_batch > 1 else []
 
     def tiles(self) -> list[slice]:
         """The runs of configurations, in order."""
@@ -56,37 +66,24 @@ class DenseRun:
         """Shared values that meet ablated ones, repeated for k configurations."""
         folded = dict(shared)
         for node in self._per_example:
-            value = shared[node]
-            if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != examples:
-                raise ValueError(
-                    f"configs_per_batch={k} cannot be used with this model: its node {node.name!r} depends on the "
-                    "batch but is not one row an example; use configs_per_batch=1"
-                )
-            folded[node] = value.repeat(k, *[1] * (value.ndim - 1))
+            folded[node] = shared[node].repeat(k, *[1] * (shared[node].ndim - 1))
         return folded
 
 
-def _boundary(graph: Graph) -> list[fx.Node]:
-    """Shared nodes computed from the inputs that dependent nodes, other than a site's own mark, read."""
-    from_inputs = input_dependent(graph.nodes)
+def _one_row_an_example(graph: Graph, probe: Tensor) -> list[fx.Node]:
+    """Shared nodes that dependent ones read, other than a site its own activation, and that grow with the batch."""
     marks = {mark for mark in graph.sites if mark is not None}
     readers = [n for n in graph.nodes if n in graph.dependent and n not in marks]
-    found = {read for n in readers for read in n.all_input_nodes if read not in graph.dependent and read in from_inputs}
-    return [n for n in graph.nodes if n in found]
-
-
-def check_folding(run: DenseRun, shared: Values, examples: int) -> None:
-    """Refuse folding where it does not give what one configuration at a time gives, seen on the first tile.
-
-    Raises:
-        ValueError: the model mixes the rows of its batch.
-    """
-    tile = run.tiles()[-1]
-    together = run.logits(shared, tile, examples)
-    alone = torch.cat([run.logits(shared, slice(k, k + 1), examples) for k in range(tile.start, tile.stop)])
-    tolerance = 1e-10 if together.dtype == torch.float64 else 1e-4 if together.dtype == torch.float32 else 1e-1
-    if not torch.allclose(together, alone, tolerance, tolerance, equal_nan=True):
-        raise ValueError(
-            f"configs_per_batch={len(together)} changes this model's logits: it mixes the examples of a batch, or "
-            "reads the batch's size; use configs_per_batch=1"
-        )
+    boundary = {read: None for n in readers for read in n.all_input_nodes if read not in graph.dependent}
+    once, twice = graph.shared_values(probe), graph.shared_values(torch.cat([probe, probe]))
+    found: list[fx.Node] = []
+    for node in boundary:
+        one, two = once[node], twice[node]
+        if isinstance(one, Tensor) and one.ndim and (two.shape[0], one.shape[0]) == (2 * len(probe), len(probe)):
+            found.append(node)
+        elif not (torch.equal(one, two) if isinstance(one, Tensor) else one == two):
+            raise ValueError(
+                f"configs_per_batch cannot be more than 1 with this model: its node {node.name!r} reads the size of the "
+                "batch"
+            )
+    return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sdkernels.engine.batches import Batches, check_labels
-from sdkernels.engine.dense import DenseRun, check_folding
+from sdkernels.engine.dense import DenseRun
 from sdkernels.engine.families import Cumulative
 from sdkernels.engine.graph import Graph, UntraceableError, trace
 from sdkernels.engine.loop import run_loop
@@ -52,11 +52,13 @@ def run(
     """Score every configuration of ``family`` on every example; ``advance`` hears of examples x configurations done."""
     with torch.no_grad():
         probe = batches.first()[0][:PROBE_EXAMPLES]
+        logits = model(probe.clone())  # a model may write into its inputs
+        check_examples_apart(model, probe, logits)
         graph: Graph | None = None
         reason = "method='loop'"
         if method == "auto":
             try:
-                graph = trace(model, sites, probe, model(probe))
+                graph = trace(model, sites, probe, logits)
             except UntraceableError as error:
                 reason = str(error)
                 message = f"{type(model).__name__} runs as a hook loop, the slow way, because {error}"
@@ -89,9 +91,7 @@ def _run_graph(
     if plan.chain is not None:
         chain = ChainRun(graph, plan.chain, family, values, classes, like=shared[plan.chain.start])
     else:
-        dense = DenseRun(graph, [site.unit_dim for site in sites], family, values, configs_per_batch)
-        if configs_per_batch > 1:
-            check_folding(dense, shared, len(probe))
+        dense = DenseRun(graph, [site.unit_dim for site in sites], family, values, configs_per_batch, probe)
     intact = Scores(metrics, 1, classes, probe.device)
     ablated = Scores(metrics, family.configurations, classes, probe.device)
     example = 0
@@ -155,6 +155,23 @@ def _run_loop(
         advance=advance,
     )
     return Outcome(intact, sums, examples, class_examples, loop_plan(family, reason))
+
+
+def check_examples_apart(model: nn.Module, probe: Tensor, logits: Tensor) -> None:
+    """Refuse a model whose logits for an example depend on the others of its batch, seen on the probe.
+
+    Raises:
+        ValueError: says so; ablation scores would depend on how the data is batched.
+    """
+    half = (len(probe) + 1) // 2
+    alone = model(probe[:half].clone())
+    tolerance = 1e-6 if logits.dtype == torch.float64 else 1e-2 if logits.dtype != torch.float32 else 1e-3
+    close = torch.allclose(alone, logits[:half], tolerance, tolerance * float(logits.abs().max()), equal_nan=True)
+    if not close:
+        raise ValueError(
+            f"{type(model).__name__} mixes the examples of a batch: its logits for the first {half} examples change "
+            f"when {len(probe) - half} more follow; scores would depend on the batch size"
+        )
 
 
 def check_finite(name: str, activation: Tensor, start: int) -> None:

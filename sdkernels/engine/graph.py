@@ -1,10 +1,11 @@
 """The model as a dataflow graph, cut into what no ablation touches (shared) and what some does (dependent)."""
 
+import inspect
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,11 +15,18 @@ from sdkernels.engine.sites import Site
 
 Values = dict[fx.Node, Any]
 AtSite = Callable[[int, fx.Node, Tensor], Tensor]
-_Step = tuple[fx.Node, list[fx.Node]]  # a node, and the values that nobody reads after it
-
 _IN_PLACE_OPERATORS = frozenset(
     getattr(operator, name) for name in dir(operator) if name.startswith("i") and name[1:] in dir(operator)
 )
+
+
+class _Step(NamedTuple):
+    """A node ready to be run."""
+
+    node: fx.Node
+    module: nn.Module | None  # of a call_module
+    in_place: bool  # whether it writes into its first argument
+    finished: list[fx.Node]  # the values that nobody reads after it
 
 
 class UntraceableError(Exception):
@@ -59,7 +67,7 @@ class Graph:
     def tail_logits(self, tail: list[fx.Node], value: Tensor) -> Tensor:
         """Run the last nodes of a straight line on the value of the node before them."""
         values: Values = {tail[0].all_input_nodes[0]: value}
-        self._evaluate([(node, []) for node in tail], values)
+        self._evaluate(self._steps(tail), values)
         logits: Tensor = values[self.output]
         return logits
 
@@ -76,26 +84,29 @@ class Graph:
         own = set(nodes)
         kept = {read for node in self.nodes if node not in own for read in node.all_input_nodes} | {self.output}
         last = {read: node for node in nodes for read in node.all_input_nodes}
-        return [
-            (node, [read for read in node.all_input_nodes if last[read] is node and read not in kept]) for node in nodes
-        ]
+        steps: list[_Step] = []
+        for node in nodes:
+            finished = [read for read in node.all_input_nodes if last[read] is node and read not in kept]
+            module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+            steps.append(_Step(node, module, _is_in_place(node, self.model), finished))
+        return steps
 
     def _evaluate(
         self, steps: list[_Step], values: Values, *, inputs: Tensor | None = None, at_site: AtSite | None = None
     ) -> None:
-        # What a second configuration will read again must not be written by an in-place operation of the first.
-        protected = {_storage(v) for v in values.values() if isinstance(v, Tensor)}
-        for node, finished in steps:
+        # What is read again, by a second configuration or by the user, must not be written by an in-place operation.
+        protected = {_storage(v) for v in (inputs, *values.values()) if isinstance(v, Tensor)}
+        for node, module, in_place, finished in steps:
             args: tuple[Any, ...] = map_arg(node.args, values.__getitem__)
             kwargs: dict[str, Any] = map_arg(node.kwargs, values.__getitem__)
-            if _is_in_place(node, self.model) and _storage(args[0]) in protected:
+            if in_place and _storage(args[0]) in protected:
                 args = (args[0].clone(), *args[1:])
             if node.op == "placeholder":
                 values[node] = inputs
             elif node.op == "get_attr":
                 values[node] = operator.attrgetter(str(node.target))(self.model)
-            elif node.op == "call_module":
-                values[node] = self.model.get_submodule(str(node.target))(*args, **kwargs)
+            elif module is not None:
+                values[node] = module(*args, **kwargs)
             elif node.op == "call_method":
                 values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             elif is_site(node):
@@ -123,19 +134,19 @@ def trace(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logits: Tenso
     """
     tracer = _SiteTracer(sites)
     try:
-        fx_graph = tracer.trace(model)
+        fx_graph = tracer.trace(model, concrete_args=_defaults(model))
     except Exception as error:  # fx runs the user's own code, which may raise anything
         raise UntraceableError(f"torch.fx cannot trace it ({type(error).__name__}: {error})") from error
     (output_node,) = [n for n in fx_graph.nodes if n.op == "output"]
     output = output_node.args[0]
     if not isinstance(output, fx.Node):
         raise UntraceableError("its output is not one tensor")
-    if sum(n.op == "placeholder" for n in fx_graph.nodes) != 1:
-        raise UntraceableError("its forward takes more than one argument")
     for node in fx_graph.nodes:
         _check_in_place(node, model)
     reaches = _ancestors(output)
     nodes = [n for n in fx_graph.nodes if n in reaches]
+    if sum(n.op == "placeholder" for n in nodes) > 1:
+        raise UntraceableError("its forward takes more than one argument")
     marks: dict[int, fx.Node] = {n.args[1]: n for n in nodes if is_site(n)}
     dependent: set[fx.Node] = set()
     for node in nodes:
@@ -165,6 +176,12 @@ class _SiteTracer(fx.Tracer):
         output = super().call_module(m, forward, args, kwargs)
         index = self._index.get((id(m), call))
         return output if index is None else self.create_proxy("call_function", _site, (output, index), {})
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """The arguments of ``forward`` that are left at their defaults: all but the first."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    return {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
@@ -210,12 +227,3 @@ def _check_equal(graph: Graph, inputs: Tensor, logits: Tensor) -> None:
     tolerance = 1e-4 if logits.dtype == torch.float32 else 1e-10 if logits.dtype == torch.float64 else 1e-2
     if traced.shape != logits.shape or not torch.allclose(traced, logits, tolerance, tolerance, equal_nan=True):
         raise UntraceableError("its traced graph gives other logits than the model itself")
-
-
-def input_dependent(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes whose values are computed from the inputs (and not from parameters alone)."""
-    found: set[fx.Node] = set()
-    for node in nodes:
-        if node.op == "placeholder" or any(read in found for read in node.all_input_nodes):
-            found.add(node)
-    return found

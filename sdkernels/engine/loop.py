@@ -29,12 +29,12 @@ def run_loop(
     configurations = len(masks[0])
     for inputs, labels in batches:
         with torch.no_grad(), _Hooks(calls, lambda i, out: check(i, out)):
-            intact = model(inputs)
+            intact = model(inputs.clone())  # a model may write into its inputs
         check_labels(labels, intact)
         _add(intact_sums, 0, 1, _score(metrics, intact, labels, intact))
         for k in range(configurations):
             with torch.no_grad(), _Hooks(calls, lambda i, out, k=k: _clamp(out, masks[i][k], values[i], calls[i][2])):
-                logits = model(inputs)
+                logits = model(inputs.clone())
             _add(sums, k, configurations, _score(metrics, logits, labels, intact))
             advance(len(labels))
     return intact_sums, sums

@@ -186,7 +186,7 @@ def _record_calls(
                 module.register_forward_hook(lambda _m, _a, out, name=name: outputs[name].append(_outline(out)))
             )
         with torch.no_grad():
-            logits = model(inputs)
+            logits = model(inputs.clone())  # a model may write into its inputs
     finally:
         for handle in handles:
             handle.remove()

@@ -90,6 +90,6 @@ def _element_means(sites: Sequence[Site], model: nn.Module, batches: Batches) ->
 
     with torch.no_grad(), watch(model, sites, add):
         for inputs, labels in batches:
-            model(inputs)
+            model(inputs.clone())  # a model may write into its inputs
             examples += len(labels)
     return [total / examples for total in sums if total is not None]

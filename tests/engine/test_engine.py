@@ -83,10 +83,11 @@ def test_the_shared_prefix_runs_once_a_batch(images):
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: runs.__setitem__(name, runs[name] + 1))
     sd.cumulative_ablation(model, "relu1", images, orders=4, points=6, batch_size=6)
     assert runs["conv2"] >= 2 * 4 * 6  # two batches, every configuration
-    assert runs["conv1"] <= 2 + 4  # two batches, and the looks before
+    assert runs["conv1"] <= 2 + 5  # two batches, and the looks before
 
 
-def test_folding_refuses_a_model_that_reads_the_batch_size(images):
+@pytest.mark.parametrize("method", ["auto", "loop"])
+def test_a_model_that_mixes_examples_is_refused(images, method):
     class Centred(nn.Module):
         def __init__(self):
             super().__init__()
@@ -96,9 +97,30 @@ def test_folding_refuses_a_model_that_reads_the_batch_size(images):
             logits = self.net(x)
             return logits - logits.mean(0)
 
-    model = Centred().eval()
-    with pytest.raises(ValueError, match=r"mixes the examples of a batch.*configs_per_batch=1"):
-        sd.cumulative_ablation(model, "net.relu1", images, configs_per_batch=4)
+    with pytest.raises(ValueError, match="Centred mixes the examples of a batch"):
+        sd.cumulative_ablation(Centred().eval(), "net.relu1", images, method=method)
+
+
+def test_folding_leaves_what_does_not_grow_with_the_batch(seeds_torch):
+    class Masked(nn.Module):
+        """Its token mask has as many rows as there are tokens: as many as examples, in the probe."""
+
+        def __init__(self):
+            super().__init__()
+            self.embed, self.act, self.out = nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 5)
+
+        def forward(self, x, scale=None):
+            mask = torch.ones_like(x[0])[:, None].expand(-1, x.shape[1]).tril()
+            x = self.act(self.embed(x[..., None]))
+            x = (mask @ x).mean(1)
+            return self.out(x if scale is None else x * scale)
+
+    model = Masked().double().eval()
+    data = torch.randn(16, 16).double(), torch.randint(0, 5, (16,))
+    oracle = sd.cumulative_ablation(model, "act", data, method="loop")
+    folded = sd.cumulative_ablation(model, "act", data, configs_per_batch=4)
+    assert "dense" in folded.plan
+    assert torch.equal(folded.correct, oracle.correct)
 
 
 def test_folding_refuses_a_size_from_above_the_first_site(images):
@@ -109,9 +131,26 @@ def test_folding_refuses_a_size_from_above_the_first_site(images):
             return self.fc2(self.fc1(x.view(batch, -1)))
 
     model = Sized().double().eval()
-    with pytest.raises(ValueError, match=r"node 'size' depends on the batch.*configs_per_batch=1"):
+    with pytest.raises(ValueError, match="node 'size' reads the size of the batch"):
         sd.cumulative_ablation(model, "relu1", images, configs_per_batch=4)
     assert "dense" in sd.cumulative_ablation(model, "relu1", images).plan
+
+
+class Doubling(nn.Module):
+    """Writes into its inputs."""
+
+    def forward(self, x):
+        return x.mul_(2)
+
+
+def test_the_inputs_are_not_written(images):
+    model = nn.Sequential(Doubling(), with_lively_batch_norm(ConvNet())).eval()
+    before = images[0].clone()
+    options = {"orders": 2, "points": 4, "value": "mean"}
+    curves = [sd.cumulative_ablation(model, "1.relu1", images, method=m, **options) for m in ("auto", "loop")]
+    assert torch.equal(images[0], before)
+    assert torch.equal(curves[0].correct, curves[1].correct)
+    torch.testing.assert_close(curves[0].loss, curves[1].loss, rtol=1e-10, atol=0)
 
 
 def test_in_place_writes_to_what_is_read_later_are_not_traced(images):
