@@ -13,7 +13,7 @@ import sdkernels
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.extras import require
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.execute import PROBE_EXAMPLES, run
+from sdkernels.engine.execute import PROBE_EXAMPLES, Job, run
 from sdkernels.engine.families import Cumulative, Orders, Points, make_orders, make_points
 from sdkernels.engine.scores import Metric, Metrics, check_metrics
 from sdkernels.engine.sites import Layers, check_eval_mode, find_sites, unwrap
@@ -120,18 +120,8 @@ def cumulative_ablation(
     averaged = batches if value_data is None else batches.of(value_data)
     values = resolve_values(value, sites, model, averaged)
     with _progress(show_progress, batches.examples, family.configurations) as advance:
-        outcome = run(
-            model,
-            sites,
-            batches,
-            family,
-            values,
-            checked_metrics,
-            classes=classes,
-            method=method,
-            configs_per_batch=_check_configs_per_batch(configs_per_batch),
-            advance=advance,
-        )
+        job = Job(model, sites, batches, family, values, checked_metrics, classes, advance)
+        outcome = run(job, method=method, configs_per_batch=_check_configs_per_batch(configs_per_batch))
     shape = (len(family.orders), len(family.points))
     sums = {name: total.view(*shape, *total.shape[1:]).cpu() for name, total in outcome.sums.items()}
     intact = {name: total[0].cpu() for name, total in outcome.intact.items() if name != "ambiguous"}

@@ -1,5 +1,7 @@
 """The dense way: the part of the network below the first ablation runs once a configuration, on masked activations."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, fx
 
@@ -32,6 +34,7 @@ class DenseRun:
         configs_per_batch: int,
         probe: Tensor,
     ) -> None:
+        self.tile = 1  # batches as they come
         self._graph = graph
         self._unit_dims = unit_dims
         self._family = family
@@ -39,13 +42,13 @@ class DenseRun:
         self._configs_per_batch = configs_per_batch
         self._per_example = _one_row_an_example(graph, probe) if configs_per_batch > 1 else []
 
-    def tiles(self) -> list[slice]:
-        """The runs of configurations, in order."""
-        step, stop = self._configs_per_batch, self._family.configurations
-        return [slice(k, min(k + step, stop)) for k in range(0, stop, step)]
+    def logits(self, shared: Values, examples: int) -> Iterator[tuple[slice, slice, Tensor]]:
+        """For a batch's shared values: which of its examples, runs of configurations, and their logits [K, N, L]."""
+        for start in range(0, self._family.configurations, self._configs_per_batch):
+            configurations = slice(start, min(start + self._configs_per_batch, self._family.configurations))
+            yield slice(0, examples), configurations, self._run(shared, configurations, examples)
 
-    def logits(self, shared: Values, configurations: slice, examples: int) -> Tensor:
-        """Logits [K, N, L] of a run of configurations."""
+    def _run(self, shared: Values, configurations: slice, examples: int) -> Tensor:
         masks = self._family.ablated(configurations)
         k = len(masks[0])
         folded = self._fold(shared, k, examples) if k > 1 else shared
@@ -71,7 +74,7 @@ class DenseRun:
 
 
 def _one_row_an_example(graph: Graph, probe: Tensor) -> list[fx.Node]:
-    """Shared nodes that dependent ones read, other than a site its own activation, and that grow with the batch."""
+    """Shared nodes that grow with the batch and that dependent nodes read, but for a site its own activation."""
     marks = {mark for mark in graph.sites if mark is not None}
     readers = [n for n in graph.nodes if n in graph.dependent and n not in marks]
     boundary = {read: None for n in readers for read in n.all_input_nodes if read not in graph.dependent}
@@ -83,7 +86,7 @@ def _one_row_an_example(graph: Graph, probe: Tensor) -> list[fx.Node]:
             found.append(node)
         elif not (torch.equal(one, two) if isinstance(one, Tensor) else one == two):
             raise ValueError(
-                f"configs_per_batch cannot be more than 1 with this model: its node {node.name!r} reads the size of the "
-                "batch"
+                f"configs_per_batch cannot be more than 1 with this model: its node {node.name!r} reads the size of "
+                "the batch"
             )
     return found

@@ -26,6 +26,31 @@ class SdkernelsWarning(UserWarning):
 
 
 @dataclass(frozen=True)
+class Job:
+    """What is to be scored.
+
+    Attributes:
+        model: in evaluation mode.
+        sites: where units are clamped.
+        batches: the data.
+        family: the configurations.
+        values: for each site, what a clamped unit becomes; broadcasts to one example.
+        metrics: as :func:`sdkernels.engine.scores.check_metrics` gives them.
+        classes: L.
+        advance: hears of examples x configurations done.
+    """
+
+    model: nn.Module
+    sites: list[Site]
+    batches: Batches
+    family: Cumulative
+    values: list[Tensor]
+    metrics: Sequence[Metric]
+    classes: int
+    advance: Callable[[int], None]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Sums over ``examples`` examples: of the intact model each ``[1, ...]``, of K configurations each ``[K, ...]``."""
 
@@ -36,125 +61,77 @@ class Outcome:
     plan: Plan
 
 
-def run(
-    model: nn.Module,
-    sites: list[Site],
-    batches: Batches,
-    family: Cumulative,
-    values: list[Tensor],
-    metrics: Sequence[Metric],
-    *,
-    classes: int,
-    method: str,
-    configs_per_batch: int,
-    advance: Callable[[int], None],
-) -> Outcome:
-    """Score every configuration of ``family`` on every example; ``advance`` hears of examples x configurations done."""
+def run(job: Job, *, method: str, configs_per_batch: int) -> Outcome:
+    """Score every configuration of the job's family on every example."""
     with torch.no_grad():
-        probe = batches.first()[0][:PROBE_EXAMPLES]
-        logits = model(probe.clone())  # a model may write into its inputs
-        check_examples_apart(model, probe, logits)
+        probe = job.batches.first()[0][:PROBE_EXAMPLES]
+        logits = job.model(probe.clone())  # a model may write into its inputs
+        check_examples_apart(job.model, probe, logits)
         graph: Graph | None = None
         reason = "method='loop'"
         if method == "auto":
             try:
-                graph = trace(model, sites, probe, logits)
+                graph = trace(job.model, job.sites, probe, logits)
             except UntraceableError as error:
                 reason = str(error)
-                message = f"{type(model).__name__} runs as a hook loop, the slow way, because {error}"
+                message = f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}"
                 warnings.warn(message, SdkernelsWarning, stacklevel=3)
-        if graph is None:
-            outcome = _run_loop(model, sites, batches, family, values, metrics, classes, advance, reason)
-        else:
-            outcome = _run_graph(
-                graph, sites, batches, family, values, metrics, classes, configs_per_batch, advance, probe
-            )
-    _warn_of_no_effect(outcome, family, sites, graph)
+        outcome = _run_loop(job, reason) if graph is None else _run_graph(job, graph, probe, configs_per_batch)
+    _warn_of_no_effect(job, outcome, graph)
     return outcome
 
 
-def _run_graph(
-    graph: Graph,
-    sites: list[Site],
-    batches: Batches,
-    family: Cumulative,
-    values: list[Tensor],
-    metrics: Sequence[Metric],
-    classes: int,
-    configs_per_batch: int,
-    advance: Callable[[int], None],
-    probe: Tensor,
-) -> Outcome:
-    plan = make_plan(graph, sites, family)
-    chain = dense = None
-    shared = graph.shared_values(probe)
+def _run_graph(job: Job, graph: Graph, probe: Tensor, configs_per_batch: int) -> Outcome:
+    plan = make_plan(graph, job.sites, job.family)
     if plan.chain is not None:
-        chain = ChainRun(graph, plan.chain, family, values, classes, like=shared[plan.chain.start])
+        like = graph.shared_values(probe)[plan.chain.start]
+        way: ChainRun | DenseRun = ChainRun(graph, plan.chain, job.family, job.values, job.classes, like)
     else:
-        dense = DenseRun(graph, [site.unit_dim for site in sites], family, values, configs_per_batch, probe)
-    intact = Scores(metrics, 1, classes, probe.device)
-    ablated = Scores(metrics, family.configurations, classes, probe.device)
+        way = DenseRun(graph, [site.unit_dim for site in job.sites], job.family, job.values, configs_per_batch, probe)
+    intact = Scores(job.metrics, 1, job.classes, probe.device)
+    ablated = Scores(job.metrics, job.family.configurations, job.classes, probe.device)
     example = 0
 
     def look(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
-        check_finite(sites[index].name, activation, example)
+        check_finite(job.sites[index].name, activation, example)
         return activation
 
-    for inputs, labels in batches.at_least(chain.tile) if chain else batches:
-        check_labels(labels, classes, example)
+    for inputs, labels in job.batches.at_least(way.tile):
+        check_labels(labels, job.classes, example)
         shared = graph.shared_values(inputs)
         intact_logits = graph.logits(shared, look)
         prediction = intact_logits.argmax(1)
         intact.count_examples(labels)
         intact.add(slice(0, 1), intact_logits[None], labels, prediction)
-        if chain is not None and plan.chain is not None:
-            activation = shared[plan.chain.start]
-            for start in range(0, len(labels), chain.tile):
-                part = slice(start, start + chain.tile)
-                for configurations, logits in chain.logits(activation[part]):
-                    ablated.add(configurations, logits, labels[part], prediction[part])
-                    advance(logits.shape[0] * logits.shape[1])
-        elif dense is not None:
-            for configurations in dense.tiles():
-                logits = dense.logits(shared, configurations, len(labels))
-                ablated.add(configurations, logits, labels, prediction)
-                advance(logits.shape[0] * logits.shape[1])
+        for examples, configurations, logits in way.logits(shared, len(labels)):
+            ablated.add(configurations, logits, labels[examples], prediction[examples])
+            job.advance(logits.shape[0] * logits.shape[1])
         example += len(labels)
     return Outcome(intact.sums, ablated.sums, intact.examples, intact.class_examples, plan)
 
 
-def _run_loop(
-    model: nn.Module,
-    sites: list[Site],
-    batches: Batches,
-    family: Cumulative,
-    values: list[Tensor],
-    metrics: Sequence[Metric],
-    classes: int,
-    advance: Callable[[int], None],
-    reason: str,
-) -> Outcome:
+def _run_loop(job: Job, reason: str) -> Outcome:
     examples = 0
-    class_examples = torch.zeros(classes, dtype=torch.int64)
+    class_examples = torch.zeros(job.classes, dtype=torch.int64)
 
     def see_labels(labels: Tensor, _logits: Tensor) -> None:
         nonlocal examples, class_examples
-        check_labels(labels, classes, examples)
+        check_labels(labels, job.classes, examples)
         examples += len(labels)
-        class_examples += labels.cpu().bincount(minlength=classes)
+        class_examples += labels.cpu().bincount(minlength=job.classes)
 
     intact, sums = run_loop(
-        model,
-        [(site.module, site.call, site.unit_dim) for site in sites],
-        batches,
-        family.ablated(slice(None)),
-        values,
-        metrics,
-        check=lambda index, activation: check_finite(sites[index].name, activation, examples),
+        job.model,
+        [(site.module, site.call, site.unit_dim) for site in job.sites],
+        job.batches,
+        job.family.ablated(slice(None)),
+        job.values,
+        job.metrics,
+        check=lambda index, activation: check_finite(job.sites[index].name, activation, examples),
         check_labels=see_labels,
-        advance=advance,
+        advance=job.advance,
     )
-    return Outcome(intact, sums, examples, class_examples, loop_plan(family, reason))
+    return Outcome(intact, sums, examples, class_examples, loop_plan(job.family, reason))
 
 
 def check_examples_apart(model: nn.Module, probe: Tensor, logits: Tensor) -> None:
@@ -192,16 +169,16 @@ def check_finite(name: str, activation: Tensor, start: int) -> None:
     )
 
 
-def _warn_of_no_effect(outcome: Outcome, family: Cumulative, sites: list[Site], graph: Graph | None) -> None:
-    unread = [site.name for site, mark in zip(sites, graph.sites, strict=True) if mark is None] if graph else []
+def _warn_of_no_effect(job: Job, outcome: Outcome, graph: Graph | None) -> None:
+    unread = [site.name for site, mark in zip(job.sites, graph.sites, strict=True) if mark is None] if graph else []
     if unread:
         message = f"the logits do not depend on layers {unread}: ablating them does nothing"
         warnings.warn(message, SdkernelsWarning, stacklevel=4)
         return
-    ablating = (family.points > 0).repeat(len(family.orders)).to(outcome.sums["accuracy"].device)
+    ablating = (job.family.points > 0).repeat(len(job.family.orders)).to(outcome.sums["accuracy"].device)
     measured = [name for name in ("loss", "accuracy") if name in outcome.sums]
     if ablating.any() and all((outcome.sums[m][ablating] == outcome.intact[m]).all() for m in measured):
-        names = [site.name for site in sites]
+        names = [site.name for site in job.sites]
         message = (
             f"ablating units of {names} changed no score: their activations equal the clamp value on all of the data, "
             "or the model does not read what this layer gives"

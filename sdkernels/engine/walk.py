@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sdkernels.engine.chain import Chain, Pointwise, Stage
 from sdkernels.engine.families import Cumulative
-from sdkernels.engine.graph import Graph
+from sdkernels.engine.graph import Graph, Values
 from sdkernels.ops import nested_linear
 from sdkernels.ops.backend import choose_backend
 from sdkernels.ops.nested_linear import DTYPES as FUSED_DTYPES
@@ -73,19 +73,25 @@ class ChainRun:
         self._flush = like.new_empty(self._points_a_flush * classes * self.tile)
         self._buffers = [like.new_empty(width * self.tile) for width in widths]
 
-    def logits(self, activation: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """For an activation [N, C] of the first site, N at most ``tile``: runs of configurations and their logits
-        [K, N, L], valid until the next is asked for."""
+    def logits(self, shared: Values, examples: int) -> Iterator[tuple[slice, slice, Tensor]]:
+        """For a batch's shared values: which of its examples, runs of configurations, and their logits [K, N, L], valid
+        until the next are asked for."""
+        activation: Tensor = shared[self._chain.start]
         for function in self._chain.stages[0].before:
             activation = function(activation)
         points = len(self._family.points)
-        units_first = None if self.is_fused else activation.t().contiguous()  # [C, N]
-        for order in range(len(self._family.orders)):
-            permuted = self._permute(order)
-            runs = self._fused(permuted, activation) if units_first is None else self._flushed(permuted, units_first)
-            for start, logits in runs:
-                at = order * points + start
-                yield slice(at, at + len(logits)), logits.transpose(1, 2)
+        for first in range(0, examples, self.tile):
+            tile = slice(first, min(first + self.tile, examples))
+            units_first = None if self.is_fused else activation[tile].t().contiguous()  # [C, N]
+            for order in range(len(self._family.orders)):
+                permuted = self._permute(order)
+                if units_first is None:
+                    runs = self._fused(permuted, activation[tile])
+                else:
+                    runs = self._flushed(permuted, units_first)
+                for start, logits in runs:
+                    at = order * points + start
+                    yield tile, slice(at, at + len(logits)), logits.transpose(1, 2)
 
     def _fused(self, permuted: "_Permuted", activation: Tensor) -> Iterator[tuple[int, Tensor]]:
         """All points of an order by the native kernel: the first of them, and logits [T, L, N]."""

@@ -12,9 +12,12 @@ native    C++ in ``sdkernels._C``, CPU tensors
 
 import importlib
 import os
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
 
 import torch
+from torch import Tensor
 
 BACKENDS = ("reference", "native")
 
@@ -44,6 +47,15 @@ def choose_backend(device: torch.device) -> str:
             )
         native_library()
     return backend
+
+
+def dispatcher(implementations: Mapping[str, Callable[..., Tensor]]) -> Callable[..., Tensor]:
+    """A function that runs the implementation of the backend for its first argument's device."""
+
+    def dispatch(first: Tensor, *others: Any) -> Tensor:
+        return implementations[choose_backend(first.device)](first, *others)
+
+    return dispatch
 
 
 def native_library() -> ModuleType:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdkernels.ops.backend import check_error_code, choose_backend, native_library
+from sdkernels.ops.backend import check_error_code, dispatcher, native_library
 
 DTYPES = (torch.float64, torch.float32)
 
@@ -66,7 +66,8 @@ def nested_linear(
                 [2., 0.],
                 [0., 0.]])
     """
-    _check(a, units, weight, bias, head, head_bias, living_in, living_out)
+    floats = {"a": a, "weight": weight, "bias": bias, "head": head, "head_bias": head_bias}
+    _check(floats, {"units": units, "living_in": living_in, "living_out": living_out})
     result: Tensor = torch.ops.sdkernels.nested_linear(a, units, weight, bias, head, head_bias, living_in, living_out)
     return result
 
@@ -124,31 +125,9 @@ def native(
 IMPLEMENTATIONS = {"reference": reference, "native": native}
 
 
-def _dispatch(
-    a: Tensor,
-    units: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    head: Tensor,
-    head_bias: Tensor,
-    living_in: Tensor,
-    living_out: Tensor,
-) -> Tensor:
-    run = IMPLEMENTATIONS[choose_backend(a.device)]
-    return run(a, units, weight, bias, head, head_bias, living_in, living_out)
-
-
-def _fake(
-    a: Tensor,
-    units: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    head: Tensor,
-    head_bias: Tensor,
-    living_in: Tensor,
-    living_out: Tensor,
-) -> Tensor:
-    return a.new_empty(len(living_in), len(head), len(a))
+def _fake(a: Tensor, *others: Tensor) -> Tensor:
+    head, living_out = others[3], others[6]
+    return a.new_empty(len(living_out), len(head), len(a))
 
 
 torch.library.define(
@@ -157,22 +136,13 @@ torch.library.define(
     "Tensor living_out) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-torch.library.impl("sdkernels::nested_linear", ("cpu", "cuda"))(_dispatch)
+torch.library.impl("sdkernels::nested_linear", ("cpu", "cuda"))(dispatcher(IMPLEMENTATIONS))
 torch.library.register_fake("sdkernels::nested_linear")(_fake)
 
 
-def _check(
-    a: Tensor,
-    units: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    head: Tensor,
-    head_bias: Tensor,
-    living_in: Tensor,
-    living_out: Tensor,
-) -> None:
-    floats = {"a": a, "weight": weight, "bias": bias, "head": head, "head_bias": head_bias}
-    counts = {"units": units, "living_in": living_in, "living_out": living_out}
+def _check(floats: dict[str, Tensor], counts: dict[str, Tensor]) -> None:
+    a, head = floats["a"], floats["head"]
+    units, living_in, living_out = counts.values()
     if a.dtype not in DTYPES or any(t.dtype != a.dtype for t in floats.values()):
         got = ", ".join(f"{name} {t.dtype}" for name, t in floats.items())
         raise TypeError(f"nested_linear: a, weight, bias, head and head_bias are all float32 or all float64; got {got}")

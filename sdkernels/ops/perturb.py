@@ -17,7 +17,7 @@ The gradient is the select's own: :math:`\partial x = \sum_k [\text{not ablated}
 import torch
 from torch import Tensor
 
-from sdkernels.ops.backend import check_error_code, choose_backend, native_library
+from sdkernels.ops.backend import check_error_code, dispatcher, native_library
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -101,10 +101,6 @@ def native(x: Tensor, ablated: Tensor, value: Tensor, unit_dim: int, shared: boo
 IMPLEMENTATIONS = {"reference": reference, "native": native}
 
 
-def _dispatch(x: Tensor, ablated: Tensor, value: Tensor, unit_dim: int, shared: bool) -> Tensor:
-    return IMPLEMENTATIONS[choose_backend(x.device)](x, ablated, value, unit_dim, shared)
-
-
 def _fake(x: Tensor, ablated: Tensor, value: Tensor, unit_dim: int, shared: bool) -> Tensor:
     return _empty_output(x, ablated, unit_dim, shared)
 
@@ -128,7 +124,7 @@ torch.library.define(
     "(Tensor x, Tensor ablated, Tensor value, int unit_dim, bool shared) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-torch.library.impl("sdkernels::perturb", ("cpu", "cuda"))(_dispatch)
+torch.library.impl("sdkernels::perturb", ("cpu", "cuda"))(dispatcher(IMPLEMENTATIONS))
 torch.library.register_fake("sdkernels::perturb")(_fake)
 torch.library.register_autograd("sdkernels::perturb", _backward, setup_context=_setup_context)
 
