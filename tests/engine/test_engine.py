@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import sdkernels as sd
 from sdkernels.engine import dense
@@ -205,6 +206,12 @@ def test_says_when_ablation_changes_nothing(seeds_torch, method):
         sd.cumulative_ablation(model, "relu1", data, method=method)
 
 
+def test_a_dataset_is_read_without_the_global_random_state():
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(9, 4, generator=generator), torch.zeros(9, dtype=torch.long))
+    sd.cumulative_ablation(mlp(4, (5,), 3, seed=0).eval(), "relu1", data)  # conftest looks at the state
+
+
 def test_orders_are_random_by_seed_and_nested_in_number(seeds_torch):
     model = mlp(4, (30,), 3, seed=0).eval()
     data = torch.randn(9, 4), torch.randint(0, 3, (9,))
@@ -236,10 +243,10 @@ def test_points(seeds_torch):
 def test_the_plan_counts_the_work(seeds_torch):
     model = mlp(8, (10, 10), 4, seed=0).eval()
     data = torch.randn(9, 8), torch.randint(0, 4, (9,))
-    plan = sd.cumulative_ablation(model, ["relu1", "relu2"], data, orders=2, points=[0, 20]).plan
+    plan = sd.cumulative_ablation(model, ["relu1", "relu2"], data, orders=2, points=[0, 10, 20]).plan
     rows = {line.split()[0]: line.split()[1:] for line in plan.splitlines()}
     assert rows["fc1"][0] == rows["relu1"][0] == "shared"
-    assert rows["fc2"] == ["nested", f"{2 * 200 / 1e6:.3f}", f"{4 * 200 / 1e6:.3f}"]
+    assert rows["fc2"] == ["nested", f"{2 * 200 / 1e6:.3f}", f"{6 * 200 / 1e6:.3f}"]
     assert rows["out"][0] == "compact"
 
 

@@ -34,6 +34,7 @@ def assert_same(auto: sd.AblationCurve, oracle: sd.AblationCurve) -> None:
     assert torch.equal(auto.points, oracle.points)
     assert auto.examples == oracle.examples
     assert torch.equal(auto.class_examples, oracle.class_examples)
+    assert torch.equal(auto.ambiguous, oracle.ambiguous)
     for sums, expected in ((auto.sums, oracle.sums), (auto.baseline_sums, oracle.baseline_sums)):
         assert set(sums) == set(expected)
         for name in sums:
@@ -56,8 +57,7 @@ def random_mlp(draw, seed: int) -> tuple[nn.Module, list[str], int]:
             layers += [nn.Linear(fan_in, fan_out, bias=draw(st.booleans())), activation]
             candidates.append(str(len(layers) - draw(st.sampled_from([1, 1, 2]))))  # after the nonlinearity, or before
         layers.append(nn.Linear(widths[-1], 6))
-        if draw(st.booleans()):
-            layers.append(nn.LogSoftmax(1))
+        layers += draw(st.sampled_from([[], [nn.Softmax(1)], [nn.Tanh()], [nn.Tanh(), nn.Softmax(1)]]))
         model = nn.Sequential(*layers).double().eval()
     sites = draw(st.lists(st.sampled_from(candidates), min_size=1, max_size=3, unique=True))
     return model, sites, widths[0]

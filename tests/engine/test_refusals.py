@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sdkernels as sd
+from sdkernels.engine import walk
 from sdkernels.lab.models import mlp
 from tests.engine.networks import Residual
 
@@ -18,7 +19,13 @@ def model():
 @pytest.fixture
 def data():
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(20, 4, generator=generator), torch.randint(0, 3, (20,), generator=generator)
+    return torch.randn(50, 4, generator=generator), torch.randint(0, 3, (50,), generator=generator)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 16 examples, so that later batches are reached."""
+    monkeypatch.setattr(walk, "WORKING_SET", {"cpu": 1})
 
 
 METHODS = pytest.mark.parametrize("method", ["auto", "loop"])
@@ -117,8 +124,8 @@ class TestData:
             )
 
     @METHODS
-    @pytest.mark.parametrize(("at", "label"), [(0, 3), (19, -1)])
-    def test_labels_out_of_range(self, model, data, method, at, label):
+    @pytest.mark.parametrize(("at", "label"), [(0, 3), (49, -1)])
+    def test_labels_out_of_range(self, model, data, method, at, label, small_tiles):
         data[1][at] = label
         with pytest.raises(ValueError, match=rf"label {label} of example {at} is out of range.*0\.\.2"):
             sd.cumulative_ablation(model, "relu1", data, method=method, batch_size=6)
@@ -128,7 +135,7 @@ class TestData:
             sd.cumulative_ablation(model, "relu1", (data[0], data[0][:, 0]))
 
     def test_lengths_that_differ(self, model, data):
-        with pytest.raises(ValueError, match=r"shapes \[20, 4\] and \[19\]"):
+        with pytest.raises(ValueError, match=r"shapes \[50, 4\] and \[49\]"):
             sd.cumulative_ablation(model, "relu1", (data[0], data[1][1:]))
 
     def test_iterator(self, model, data):
@@ -144,15 +151,15 @@ class TestData:
             sd.cumulative_ablation(model, "relu1", 3)
 
     @METHODS
-    def test_non_finite_activation_names_layer_and_example(self, model, data, method):
-        data[0][13, 2] = float("nan")
-        with pytest.raises(ValueError, match=r"layer 'relu1': 6 of \d+ intact .*\(6 nan\), the first in example 13"):
+    def test_non_finite_activation_names_layer_and_example(self, model, data, method, small_tiles):
+        data[0][43, 2] = float("nan")
+        with pytest.raises(ValueError, match=r"layer 'relu1': 6 of \d+ intact .*\(6 nan\), the first in example 43"):
             sd.cumulative_ablation(model, ["relu1", "relu2"], data, method=method, batch_size=5)
 
     @METHODS
     def test_infinite_activation(self, model, data, method):
         model.fc2.bias.data[0] = float("inf")
-        with pytest.raises(ValueError, match=r"layer 'relu2': 20 of 100 .*\(0 nan\), the first in example 0"):
+        with pytest.raises(ValueError, match=r"layer 'relu2': 50 of 250 .*\(0 nan\), the first in example 0"):
             sd.cumulative_ablation(model, ["relu1", "relu2"], data, method=method)
 
 
@@ -226,7 +233,7 @@ class TestFamily:
         def total(logits, labels):
             return logits.sum()
 
-        with pytest.raises(ValueError, match=r"'total' gave \[\].*one number an example, \[20\]"):
+        with pytest.raises(ValueError, match=r"'total' gave \[\].*one number an example, \[50\]"):
             sd.cumulative_ablation(model, "relu1", data, metrics=total)
 
     @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             fig1a.reproduce(out=tmp_path / "run", show_progress=False, **TINY)
     resumed = fig1a.reproduce(out=tmp_path / "run", show_progress=False, **TINY)
+    monkeypatch.setattr(fig1a, "cumulative_ablation", stop)  # nothing is left to do
     again = fig1a.reproduce(out=tmp_path / "run", show_progress=False, **TINY)
     assert trained == ["corruption 0.0: training", "corruption 1.0: training"], "no network is trained twice"
     for one, other, third in zip(whole["levels"], resumed["levels"], again["levels"], strict=True):
