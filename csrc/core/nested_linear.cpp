@@ -29,7 +29,7 @@ constexpr int64_t kBlockBytes = 512 * 1024;  // a block's activations and sums, 
 
 template <typename T>
 struct Lane {
-  typedef T Vector __attribute__((vector_size(kVectorBytes), aligned(kVectorBytes)));
+  typedef T Vector __attribute__((vector_size(kVectorBytes), aligned(kVectorBytes), may_alias));
   static constexpr int64_t kWidth = kVectorBytes / sizeof(T);
   static constexpr int64_t kStrip = kVectors * kWidth;  // examples
 };
