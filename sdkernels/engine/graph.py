@@ -143,6 +143,9 @@ def trace(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logits: Tenso
         raise UntraceableError("its output is not one tensor")
     for node in fx_graph.nodes:
         _check_in_place(node, model)
+    marked = {n.args[1] for n in fx_graph.nodes if is_site(n)}
+    if hidden := [site.name for i, site in enumerate(sites) if i not in marked]:
+        raise UntraceableError(f"torch.fx does not see the calls of layers {hidden}")
     reaches = _ancestors(output)
     nodes = [n for n in fx_graph.nodes if n in reaches]
     if sum(n.op == "placeholder" for n in nodes) > 1:
@@ -168,7 +171,13 @@ class _SiteTracer(fx.Tracer):
     def __init__(self, sites: Sequence[Site]) -> None:
         super().__init__()
         self._index = {(id(site.module), site.call): i for i, site in enumerate(sites)}
+        self._layers = {id(site.module) for site in sites}
         self._calls: dict[int, int] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """As fx has it, but never a module around a chosen layer: its call would be hidden inside."""
+        hides = any(id(inner) in self._layers for inner in m.modules() if inner is not m)
+        return not hides and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         call = self._calls.get(id(m), 0)

@@ -84,6 +84,7 @@ def find_sites(
         ValueError: an unknown layer (close matches are listed), a layer named twice, a layer that fires several times
             (its calls are listed) or never, an output that is no tensor ``[N, ..., C, ...]``, logits that are not
             ``[N, L]``.
+        TypeError: inputs of another dtype than the model's.
     """
     wanted = [_resolve(model, layer) for layer in _as_list(layers)]
     outputs, logits = _record_calls(model, {name: module for name, module, _ in wanted}, inputs)
@@ -187,6 +188,14 @@ def _record_calls(
             )
         with torch.no_grad():
             logits = model(inputs.clone())  # a model may write into its inputs
+    except RuntimeError as error:
+        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        if not inputs.is_floating_point() or inputs.dtype in dtypes or not dtypes:
+            raise
+        raise TypeError(
+            f"data gives {inputs.dtype} inputs but the model is {' and '.join(map(str, dtypes))}: cast one of them, or "
+            f"give precision= ({error})"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -15,7 +15,7 @@ import sdkernels as sd
 from sdkernels.engine import loop, walk
 from sdkernels.lab.models import mlp
 from sdkernels.ops import nested_linear
-from tests.engine.networks import Branching, image_networks, raw_hook_counts
+from tests.engine.networks import Branching, Encoder, image_networks, raw_hook_counts
 
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
 ACTIVATIONS = [
@@ -172,6 +172,19 @@ def test_untraceable_model_runs_as_a_loop_and_says_so(seeds_torch):
         auto = sd.cumulative_ablation(model, "relu", data, orders=2, points=4)
     assert "loop" in auto.plan
     assert_same(auto, sd.cumulative_ablation(model, "relu", data, orders=2, points=4, method="loop"))
+
+
+def test_a_layer_inside_a_module_of_torch(seeds_torch):
+    model = Encoder().double().eval()
+    data = torch.randn(20, 2, 6, 6).double(), torch.randint(0, 5, (20,))
+    options = {"orders": 2, "points": 4}
+    oracle = sd.cumulative_ablation(model, "block.linear1", data, method="loop", **options)
+    assert not torch.equal(oracle.loss[:, 0], oracle.loss[:, -1])
+    with pytest.warns(sd.SdkernelsWarning, match="Encoder runs as a hook loop"):
+        assert_same(sd.cumulative_ablation(model, "block.linear1", data, **options), oracle)
+    whole = sd.cumulative_ablation(model, "block", data, **options)
+    assert "dense" in whole.plan
+    assert_same(whole, sd.cumulative_ablation(model, "block", data, method="loop", **options))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
