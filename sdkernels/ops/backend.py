@@ -49,10 +49,13 @@ def choose_backend(device: torch.device) -> str:
     return backend
 
 
-def dispatcher(implementations: Mapping[str, Callable[..., Tensor]]) -> Callable[..., Tensor]:
-    """A function that runs the implementation of the backend for its first argument's device."""
+def dispatcher(
+    implementations: Mapping[str, Callable[..., Tensor]], check: Callable[..., None]
+) -> Callable[..., Tensor]:
+    """A function that checks its arguments and runs the backend for the first one's device."""
 
     def dispatch(first: Tensor, *others: Any) -> Tensor:
+        check(first, *others)
         return implementations[choose_backend(first.device)](first, *others)
 
     return dispatch

@@ -66,8 +66,8 @@ def nested_linear(
                 [2., 0.],
                 [0., 0.]])
     """
-    floats = {"a": a, "weight": weight, "bias": bias, "head": head, "head_bias": head_bias}
-    _check(floats, {"units": units, "living_in": living_in, "living_out": living_out})
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (a, weight, bias, head, head_bias)):
+        raise RuntimeError("nested_linear has no gradient; call it under torch.no_grad()")
     result: Tensor = torch.ops.sdkernels.nested_linear(a, units, weight, bias, head, head_bias, living_in, living_out)
     return result
 
@@ -130,17 +130,14 @@ def _fake(a: Tensor, *others: Tensor) -> Tensor:
     return a.new_empty(len(living_out), len(head), len(a))
 
 
-torch.library.define(
-    "sdkernels::nested_linear",
-    "(Tensor a, Tensor units, Tensor weight, Tensor bias, Tensor head, Tensor head_bias, Tensor living_in, "
-    "Tensor living_out) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-torch.library.impl("sdkernels::nested_linear", ("cpu", "cuda"))(dispatcher(IMPLEMENTATIONS))
-torch.library.register_fake("sdkernels::nested_linear")(_fake)
+_ARGUMENTS = ("a", "units", "weight", "bias", "head", "head_bias", "living_in", "living_out")
+_FLOATS = ("a", "weight", "bias", "head", "head_bias")
+_COUNTS = ("units", "living_in", "living_out")
 
 
-def _check(floats: dict[str, Tensor], counts: dict[str, Tensor]) -> None:
+def _check(*arguments: Tensor) -> None:
+    given = dict(zip(_ARGUMENTS, arguments, strict=True))
+    floats, counts = ({name: given[name] for name in names} for names in (_FLOATS, _COUNTS))
     a, head = floats["a"], floats["head"]
     units, living_in, living_out = counts.values()
     if a.dtype not in DTYPES or any(t.dtype != a.dtype for t in floats.values()):
@@ -168,5 +165,13 @@ def _check(floats: dict[str, Tensor], counts: dict[str, Tensor]) -> None:
             raise ValueError(f"nested_linear: {name} must lie in 0..{most} and never grow; got {living.tolist()}")
     if not torch.equal(units.sort().values, torch.arange(inputs, device=units.device)):
         raise ValueError(f"nested_linear: units is no permutation of 0..{inputs - 1}")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in floats.values()):
-        raise RuntimeError("nested_linear has no gradient; call it under torch.no_grad()")
+
+
+torch.library.define(
+    "sdkernels::nested_linear",
+    "(Tensor a, Tensor units, Tensor weight, Tensor bias, Tensor head, Tensor head_bias, Tensor living_in, "
+    "Tensor living_out) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.impl("sdkernels::nested_linear", ("cpu", "cuda"))(dispatcher(IMPLEMENTATIONS, _check))
+torch.library.register_fake("sdkernels::nested_linear")(_fake)

@@ -42,7 +42,7 @@ def perturb(
         shared: whether one ``x`` serves all configurations.
 
     Returns:
-        ``[K, N, ...]``, dense; in memory the units stand last if they did in ``x`` (channels-last), else in order.
+        ``[K, N, ...]``, dense; an example lies in memory as those of ``x`` do (channels-last stays so).
 
     Raises:
         TypeError: a dtype that is not listed above.
@@ -55,7 +55,6 @@ def perturb(
         <BLANKLINE>
                 [[0., 2., 0.]]])
     """
-    _check(x, ablated, value, unit_dim, shared)
     result: Tensor = torch.ops.sdkernels.perturb(x, ablated, value, unit_dim, shared)
     return result
 
@@ -63,22 +62,20 @@ def perturb(
 def reference(x: Tensor, ablated: Tensor, value: Tensor, unit_dim: int, shared: bool) -> Tensor:
     """The specification, in pure torch."""
     configurations = x[None] if shared else x  # [K or 1, N, ...]
-    y = _empty_output(x, ablated, unit_dim, shared)
+    y = _empty_output(x, ablated, shared)
     return y.copy_(torch.where(_broadcast_mask(ablated, y.ndim, unit_dim), value, configurations))
 
 
 def native(x: Tensor, ablated: Tensor, value: Tensor, unit_dim: int, shared: bool) -> Tensor:
     """The C++ version: CPU tensors."""
-    y = _empty_output(x, ablated, unit_dim, shared)
+    y = _empty_output(x, ablated, shared)
     first = 0 if shared else 1  # the dimension N of x
     example = x.shape[first + 1 :]
     value = value.expand(example)
-    if _units_last(x, unit_dim, shared):
-        x = x.movedim(first + unit_dim, -1)
-        value = value.movedim(unit_dim - 1, -1)
-        before, after = example.numel() // example[unit_dim - 1], 1
-    else:
-        before, after = example[: unit_dim - 1].numel(), example[unit_dim:].numel()
+    order = _memory_order(x, first)
+    x, value = x.permute(*range(first + 1), *(first + 1 + d for d in order)), value.permute(order)
+    at = order.index(unit_dim - 1)
+    before, after = value.shape[:at].numel(), value.shape[at + 1 :].numel()
     x, ablated, value = x.contiguous(), ablated.contiguous(), value.contiguous()
     code = native_library().perturb(
         x.data_ptr(),
@@ -102,7 +99,7 @@ IMPLEMENTATIONS = {"reference": reference, "native": native}
 
 
 def _fake(x: Tensor, ablated: Tensor, value: Tensor, unit_dim: int, shared: bool) -> Tensor:
-    return _empty_output(x, ablated, unit_dim, shared)
+    return _empty_output(x, ablated, shared)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -117,36 +114,6 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     grad_x = torch.where(mask, 0, grad)
     grad_value = torch.where(mask, grad, 0).sum_to_size(ctx.value_shape)
     return grad_x.sum(0) if ctx.shared else grad_x, None, grad_value, None, None
-
-
-torch.library.define(
-    "sdkernels::perturb",
-    "(Tensor x, Tensor ablated, Tensor value, int unit_dim, bool shared) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-torch.library.impl("sdkernels::perturb", ("cpu", "cuda"))(dispatcher(IMPLEMENTATIONS))
-torch.library.register_fake("sdkernels::perturb")(_fake)
-torch.library.register_autograd("sdkernels::perturb", _backward, setup_context=_setup_context)
-
-
-def _broadcast_mask(ablated: Tensor, ndim: int, unit_dim: int) -> Tensor:
-    """[K, C] -> [K, 1, ..., C, ..., 1], to broadcast against [K, N, ...]."""
-    shape = [1] * ndim
-    shape[0], shape[unit_dim + 1] = ablated.shape
-    return ablated.view(shape)
-
-
-def _units_last(x: Tensor, unit_dim: int, shared: bool) -> bool:
-    """Whether the units are the innermost dimension in memory though not in shape: channels-last."""
-    return not x.is_contiguous() and x.movedim(unit_dim if shared else unit_dim + 1, -1).is_contiguous()
-
-
-def _empty_output(x: Tensor, ablated: Tensor, unit_dim: int, shared: bool) -> Tensor:
-    shape = [ablated.shape[0], *(x.shape if shared else x.shape[1:])]
-    if not _units_last(x, unit_dim, shared):
-        return x.new_empty(shape)
-    units = shape.pop(unit_dim + 1)
-    return x.new_empty([*shape, units]).movedim(-1, unit_dim + 1)
 
 
 def _check(x: Tensor, ablated: Tensor, value: Tensor, unit_dim: int, shared: bool) -> None:
@@ -179,3 +146,36 @@ def _check(x: Tensor, ablated: Tensor, value: Tensor, unit_dim: int, shared: boo
             f"perturb: value {list(value.shape)} does not broadcast to one example {list(example)}; a value a unit "
             f"needs the shape {[units if d == unit_dim - 1 else 1 for d in range(len(example))]}"
         ) from error
+
+
+torch.library.define(
+    "sdkernels::perturb",
+    "(Tensor x, Tensor ablated, Tensor value, int unit_dim, bool shared) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.impl("sdkernels::perturb", ("cpu", "cuda"))(dispatcher(IMPLEMENTATIONS, _check))
+torch.library.register_fake("sdkernels::perturb")(_fake)
+torch.library.register_autograd("sdkernels::perturb", _backward, setup_context=_setup_context)
+
+
+def _broadcast_mask(ablated: Tensor, ndim: int, unit_dim: int) -> Tensor:
+    """[K, C] -> [K, 1, ..., C, ..., 1], to broadcast against [K, N, ...]."""
+    shape = [1] * ndim
+    shape[0], shape[unit_dim + 1] = ablated.shape
+    return ablated.view(shape)
+
+
+def _memory_order(x: Tensor, first: int) -> list[int]:
+    """The dimensions of one example from the outermost in memory to the innermost; as they stand if x is not dense."""
+    strides = x.stride()[first + 1 :]
+    order = sorted(range(len(strides)), key=lambda d: strides[d], reverse=True)
+    dense = x.permute(*range(first + 1), *(first + 1 + d for d in order)).is_contiguous()
+    return order if dense and not x.is_contiguous() else list(range(len(strides)))
+
+
+def _empty_output(x: Tensor, ablated: Tensor, shared: bool) -> Tensor:
+    first = 0 if shared else 1  # the dimension N of x
+    order = _memory_order(x, first)
+    example = x.shape[first + 1 :]
+    y = x.new_empty([ablated.shape[0], x.shape[first], *(example[d] for d in order)])
+    return y.permute(0, 1, *(2 + order.index(d) for d in range(len(order))))

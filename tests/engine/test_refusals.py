@@ -115,7 +115,9 @@ class TestModel:
 
 class TestData:
     def test_another_dtype_than_the_models(self, model, data):
-        with pytest.raises(TypeError, match=r"data gives torch.float64 inputs but the model is torch.float32: cast one"):
+        with pytest.raises(
+            TypeError, match=r"data gives torch.float64 inputs but the model is torch.float32: cast one"
+        ):
             sd.cumulative_ablation(model, "relu1", (data[0].double(), data[1]))
 
     @METHODS
