@@ -39,7 +39,9 @@ def reproduce(
         Path | None, typer.Option(envvar="SDKERNELS_DATA", help="Where the publishers' data files are.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/FIGURE-PRESET.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of initialisation, shuffling, corruption and orders.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of initialisation, shuffling, corruption and orders.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most, if training stops when it has memorised.")] = None,
     orders: Annotated[int | None, typer.Option(min=1, help="Random ablation orders.")] = None,
     points: Annotated[int | None, typer.Option(min=2, help="Points of a curve.")] = None,
@@ -52,7 +54,7 @@ def reproduce(
     changes: dict[str, Any] = {"seed": seed, "epochs": epochs, "orders": orders, "points": points}
     try:
         report = fig1a.reproduce(preset.value, data_dir=data_dir, out=out, device=device, fresh=fresh, **changes)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"sdkernels reproduce {figure.value}: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"\n{report['title']}\n\n{fig1a.auc_table(report)}\n")

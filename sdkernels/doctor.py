@@ -1,5 +1,6 @@
 """One screen that says what is installed, what works, and what to do about what does not."""
 
+import importlib
 import importlib.util
 import os
 import platform
@@ -10,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import sdkernels
-from sdkernels.ops.backend import BUILD_HINT, DEFAULT_BACKEND, native_library
+from sdkernels.ops.backend import BUILD_HINT, DEFAULT_BACKEND, choose_backend, native_library
 from sdkernels.ops.perturb import native, reference
 
 
@@ -24,7 +25,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; nothing is changed, and the GPU is not started."""
+    """Look at everything, and try what is there; nothing is changed."""
     system = f"Python {platform.python_version()}, {platform.platform()}"
     return [
         Finding("sdkernels", "ok", f"{sdkernels.__version__}, {system}"),
@@ -62,10 +63,7 @@ def _native() -> Finding:
         path = native_library().__file__
     except RuntimeError as error:
         return Finding(name, "broken", str(error))
-    x = torch.arange(24.0).view(2, 3, 4)
-    ablated = torch.tensor([[True, False, True]])
-    arguments = (x, ablated, torch.tensor(-1.0), 1, True)
-    if not torch.equal(native(*arguments), reference(*arguments)):
+    if not torch.equal(native(*_trial("cpu")), reference(*_trial("cpu"))):
         return Finding(name, "broken", f"{path} gives other numbers than the reference: {BUILD_HINT}")
     return Finding(name, "ok", f"agrees with the reference ({path})")
 
@@ -73,7 +71,12 @@ def _native() -> Finding:
 def _cuda() -> Finding:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        return Finding("CUDA", "ok", f"{names}; CUDA {torch.version.cuda}")
+        try:
+            agrees = torch.equal(reference(*_trial("cuda")).cpu(), reference(*_trial("cpu")))
+        except RuntimeError as error:
+            return Finding("CUDA", "broken", f"{names}: {str(error).splitlines()[0]}")
+        works = "gives what the CPU gives" if agrees else "gives other numbers than the CPU"
+        return Finding("CUDA", "ok" if agrees else "broken", f"{names}; CUDA {torch.version.cuda}; {works}")
     if torch.version.cuda is None:
         return Finding("CUDA", "missing", "this torch is built without CUDA; for a GPU, install a CUDA build of torch")
     return Finding("CUDA", "missing", f"torch is built for CUDA {torch.version.cuda} and sees no GPU; try nvidia-smi")
@@ -82,7 +85,8 @@ def _cuda() -> Finding:
 def _triton() -> Finding:
     if importlib.util.find_spec("triton") is None:
         return Finding("Triton", "missing", "no op needs it yet; it comes with CUDA builds of torch")
-    return Finding("Triton", "ok", f"{version('triton')}; no op uses it yet")
+    triton = importlib.import_module("triton")
+    return Finding("Triton", "ok", f"{getattr(triton, '__version__', 'of unknown version')}; no op uses it yet")
 
 
 def _interpreter() -> Finding:
@@ -96,9 +100,22 @@ def _cuda_compiler() -> Finding:
 
 
 def _backends() -> Finding:
-    asked = os.environ.get("SDKERNELS_BACKEND")
-    listed = ", ".join(f"{device}: {asked or backend}" for device, backend in DEFAULT_BACKEND.items())
-    return Finding("ops run on", "ok", listed + (" (SDKERNELS_BACKEND)" if asked else ""))
+    chosen: list[str] = []
+    for device in DEFAULT_BACKEND:
+        try:
+            chosen.append(f"{device}: {choose_backend(torch.device(device))}")
+        except ValueError as error:
+            return Finding("ops run on", "broken", str(error))
+        except RuntimeError as error:
+            chosen.append(f"{device}: none ({error})")
+    asked = " (SDKERNELS_BACKEND)" if "SDKERNELS_BACKEND" in os.environ else ""
+    return Finding("ops run on", "ok", "; ".join(chosen) + asked)
+
+
+def _trial(device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, bool]:
+    """A small call of perturb."""
+    x = torch.arange(24.0, device=device).view(2, 3, 4)
+    return x, torch.tensor([[True, False, True]], device=device), torch.tensor(-1.0, device=device), 1, True
 
 
 def _package(name: str, what_for: str) -> Finding:

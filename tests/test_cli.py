@@ -69,6 +69,29 @@ def test_doctor_shows_the_backend_asked_for(run):
     assert "cpu: reference" in run("doctor", SDKERNELS_BACKEND="reference").output
 
 
+def test_doctor_refuses_an_unknown_backend(run):
+    result = run("doctor", SDKERNELS_BACKEND="nonsense")
+    assert result.exit_code == 1
+    assert "'nonsense' is no backend" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--device", "nonsense"], "device 'nonsense' cannot be used here"),
+        (["--out", "/dev/null/x"], "Not a directory"),
+        (["--seed", "-1"], "--seed"),
+        (["--preset", "small"], "read from files"),
+    ],
+)
+def test_misuse_is_one_clear_line(run, arguments, says, monkeypatch):
+    monkeypatch.delenv("SDKERNELS_DATA", raising=False)
+    result = run("reproduce", "fig1a", *arguments)
+    assert result.exit_code == 2
+    assert says in result.output
+    assert "Traceback" not in result.output
+
+
 def test_the_installed_command():
     command = os.path.join(os.path.dirname(sys.executable), "sdkernels")
     output = subprocess.run([command, "--help"], capture_output=True, text=True, check=True).stdout

@@ -2,7 +2,9 @@
 
 import copy
 import platform
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -53,7 +55,8 @@ def cumulative_ablation(
     Args:
         model: any module that gives logits ``[N, L]`` for inputs ``[N, ...]``, in evaluation mode. It is not changed.
         layers: a dotted name, a module of ``model``, or a list of them. ``"relu@2"`` picks one call of a layer that
-            fires several times. Units are dimension 1 of outputs of four or more dimensions, else the last.
+            fires several times. Units are dimension 1 of outputs of four or more dimensions and of 1-d
+            convolutions, else the last; ``unit_dim`` says otherwise.
         data: a ``DataLoader``, a ``Dataset``, or a pair of tensors: inputs and integer labels ``[N]``.
         orders: a number of random orders, an int64 tensor ``[R, U]`` of permutations of the pooled units (numbered
             layer after layer), or ``(score, "ascending")`` or ``(score, "descending")`` with a score ``[U]``.
@@ -64,7 +67,7 @@ def cumulative_ablation(
         value_data: the data set that means are taken over, by default ``data``.
         metrics: any of ``"accuracy"``, ``"loss"``, ``"top5"``, ``"class_accuracy"``, ``"agreement"`` (with the intact
             prediction), and functions (logits ``[N, L]``, labels ``[N]``) -> ``[N]``. Accuracy is always measured.
-        seed: of the random orders. The global random state is neither read nor written.
+        seed: of the random orders. The global random state is left as it was.
         method: ``"auto"``, or ``"loop"``: one whole forward pass a configuration and batch, to check any result.
         precision: ``"float32"`` or ``"float64"`` runs a converted copy of the model; None the model as it is.
         unit_dim: the units' dimension, for every layer or by layer.
@@ -100,6 +103,8 @@ def cumulative_ablation(
         raise ValueError(f"method={method!r}: choose 'auto' or 'loop'")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed is a {type(seed).__name__}; give an int")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed} must be within 0..2**63 - 1")
     if baselines is not None:
         if not (isinstance(value, float) and value == 0.0):
             raise ValueError("value and baselines are two words for one thing; give one")
@@ -110,18 +115,19 @@ def cumulative_ablation(
     tensors = [*model.parameters(), *model.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    batches = Batches(data, batch_size=batch_size, device=device, dtype=dtype if precision else None)
-    sites, logits = find_sites(model, layers, batches.first()[0][:PROBE_EXAMPLES], unit_dim)
-    classes = logits.shape[1]
-    checked_metrics = check_metrics(metrics, classes)
-    unit_counts = tuple(site.units for site in sites)
-    units = sum(unit_counts)
-    family = Cumulative(make_orders(orders, units, seed), make_points(points, units), unit_counts)
-    averaged = batches if value_data is None else batches.of(value_data)
-    values = resolve_values(value, sites, model, averaged)
-    with _progress(show_progress, batches.examples, family.configurations) as advance:
-        job = Job(model, sites, batches, family, values, checked_metrics, classes, advance)
-        outcome = run(job, method=method, configs_per_batch=_check_configs_per_batch(configs_per_batch))
+    with _undisturbed(device):
+        batches = Batches(data, batch_size=batch_size, device=device, dtype=dtype if precision else None)
+        sites, logits = find_sites(model, layers, batches.first()[0][:PROBE_EXAMPLES], unit_dim)
+        classes = logits.shape[1]
+        checked_metrics = check_metrics(metrics, classes)
+        unit_counts = tuple(site.units for site in sites)
+        units = sum(unit_counts)
+        family = Cumulative(make_orders(orders, units, seed), make_points(points, units), unit_counts)
+        averaged = batches if value_data is None else batches.of(value_data)
+        values = resolve_values(value, sites, model, averaged)
+        with _progress(show_progress, batches.examples, family.configurations) as advance:
+            job = Job(model, sites, batches, family, values, checked_metrics, classes, advance)
+            outcome = run(job, method=method, configs_per_batch=_check_configs_per_batch(configs_per_batch))
     shape = (len(family.orders), len(family.points))
     sums = {name: total.view(*shape, *total.shape[1:]).cpu() for name, total in outcome.sums.items()}
     intact = {name: total[0].cpu() for name, total in outcome.intact.items() if name != "ambiguous"}
@@ -142,6 +148,18 @@ def cumulative_ablation(
         plan=outcome.plan.explain(),
         versions=versions(),
     )
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Without the caller's autocast, as the precision is the model's; random draws, as a loader's, are undone; what is
+    compiled runs eagerly, as compiled code may not see hooks."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a second
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 def versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ _HIGHER_DIMENSIONAL = ("class_accuracy",)
 _COUNTS_EXAMPLES = ("accuracy", "top5", "agreement")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AblationCurve:
     """Scores along cumulative ablations: R orders, T points, U pooled units.
 
@@ -145,6 +145,8 @@ class AblationCurve:
         if ax is None:
             ax = require("matplotlib.pyplot", "AblationCurve.plot()").subplots()[1]
         curves = self.metric(metric)
+        if curves.ndim != 2:
+            raise ValueError(f"{metric!r} is a score a class, {list(curves.shape)}: plot one class at a time by hand")
         mean, fraction = curves.mean(0).numpy(), self.fraction.numpy()
         (line,) = ax.plot(fraction, mean, label=label, color=color)
         if len(curves) > 1:

@@ -47,17 +47,6 @@ class Batches:
         """The first batch."""
         return next(iter(self))
 
-    def at_least(self, examples: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same data in batches of at least ``examples``, but for the last: small batches waste a wide machine."""
-        waiting: list[tuple[Tensor, Tensor]] = []
-        for batch in self:
-            waiting.append(batch)
-            if sum(len(labels) for _, labels in waiting) >= examples:
-                yield _concatenate(waiting)
-                waiting = []
-        if waiting:
-            yield _concatenate(waiting)
-
 
 def check_labels(labels: Tensor, classes: int, start: int) -> None:
     """Refuse labels outside ``0 <= label < classes``; ``start`` is the number of examples before this batch."""
@@ -96,8 +85,7 @@ def _as_batch_source(data: Any, batch_size: int) -> Iterable[Any]:
     if isinstance(data, DataLoader):
         return data
     if isinstance(data, Dataset):
-        # A loader draws from its generator even when it does not shuffle; the global one is not ours to move.
-        return DataLoader(data, batch_size=batch_size, generator=torch.Generator())
+        return DataLoader(data, batch_size=batch_size)
     if isinstance(data, Iterator):
         raise TypeError("data is an iterator, which can be read only once; give a DataLoader, a Dataset or two tensors")
     if isinstance(data, Iterable):
@@ -110,15 +98,16 @@ def _as_batch_source(data: Any, batch_size: int) -> Iterable[Any]:
 def _count_examples(source: Iterable[Any]) -> int | None:
     if isinstance(source, _TensorBatches):
         return len(source.labels)
-    if isinstance(source, DataLoader) and isinstance(source.dataset, Sized) and not source.drop_last:
-        return len(source.dataset)
+    if isinstance(source, DataLoader) and isinstance(source.sampler, Sized) and not source.drop_last:
+        return len(source.sampler) if source.batch_size else None
     return None
 
 
 def _check_batch(batch: Any, start: int) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         raise TypeError(
-            f"data gave a batch of type {type(batch).__name__}; every batch must be a pair of tensors (inputs, labels)"
+            f"data gave a batch of type {type(batch).__name__}; every batch must be a pair of tensors (inputs, "
+            "labels); torch.as_tensor makes one of an array"
         )
     inputs, labels = batch
     if labels.dtype not in INTEGER_DTYPES or labels.ndim != 1:
@@ -133,8 +122,17 @@ def _check_batch(batch: Any, start: int) -> tuple[Tensor, Tensor]:
     return inputs, labels
 
 
-def _concatenate(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    if len(batches) == 1:
-        return batches[0]
-    inputs, labels = zip(*batches, strict=True)
-    return torch.cat(inputs), torch.cat(labels)
+def gather(parts: Iterable[tuple[Tensor, ...]], examples: int) -> Iterator[tuple[Tensor, ...]]:
+    """Tuples of tensors [N, ...], concatenated until each has at least ``examples`` rows, but for the last."""
+    waiting: list[tuple[Tensor, ...]] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(len(one[0]) for one in waiting) >= examples:
+            yield _concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield _concatenate(waiting)
+
+
+def _concatenate(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))

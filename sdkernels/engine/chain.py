@@ -104,7 +104,7 @@ def _as_linear(node: fx.Node, model: nn.Module) -> nn.Linear | None:
     if node.op != "call_module":
         return None
     module = model.get_submodule(str(node.target))
-    return module if type(module) is nn.Linear and not _has_hooks(module) else None
+    return module if type(module) is nn.Linear and _is_plain(module) else None
 
 
 def _as_pointwise(node: fx.Node, model: nn.Module) -> Pointwise | None:
@@ -113,7 +113,7 @@ def _as_pointwise(node: fx.Node, model: nn.Module) -> Pointwise | None:
         module = model.get_submodule(str(node.target))
         if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
             return nn.Identity()  # of [N, C]
-        if type(module) not in _POINTWISE_MODULES or _has_hooks(module):
+        if type(module) not in _POINTWISE_MODULES or not _is_plain(module):
             return None
         if type(module) is nn.ReLU:
             return F.relu
@@ -128,5 +128,8 @@ def _as_pointwise(node: fx.Node, model: nn.Module) -> Pointwise | None:
     return None
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def _is_plain(module: nn.Module) -> bool:
+    """Whether calling a module runs its class's forward and nothing else."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    everywhere = (torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks)
+    return not any((*hooks, *everywhere)) and "forward" not in vars(module)

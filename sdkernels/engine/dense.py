@@ -34,7 +34,6 @@ class DenseRun:
         configs_per_batch: int,
         probe: Tensor,
     ) -> None:
-        self.tile = 1  # batches as they come
         self._graph = graph
         self._unit_dims = unit_dims
         self._family = family
@@ -42,11 +41,11 @@ class DenseRun:
         self._configs_per_batch = configs_per_batch
         self._per_example = _one_row_an_example(graph, probe) if configs_per_batch > 1 else []
 
-    def logits(self, shared: Values, examples: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """For a batch's shared values: which of its examples, runs of configurations, and their logits [K, N, L]."""
+    def logits(self, shared: Values, examples: int) -> Iterator[tuple[slice, Tensor]]:
+        """For a batch's shared values: runs of configurations and their logits [K, N, L]."""
         for start in range(0, self._family.configurations, self._configs_per_batch):
             configurations = slice(start, min(start + self._configs_per_batch, self._family.configurations))
-            yield slice(0, examples), configurations, self._run(shared, configurations, examples)
+            yield configurations, self._run(shared, configurations, examples)
 
     def _run(self, shared: Values, configurations: slice, examples: int) -> Tensor:
         masks = self._family.ablated(configurations)

@@ -1,21 +1,22 @@
 """Run a family on a model: batches outside, configurations inside, counts out."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
-from sdkernels.engine.batches import Batches, check_labels
+from sdkernels.engine.batches import Batches, check_labels, gather
+from sdkernels.engine.chain import NoChainError, find_chain
 from sdkernels.engine.dense import DenseRun
 from sdkernels.engine.families import Cumulative
-from sdkernels.engine.graph import Graph, UntraceableError, trace
+from sdkernels.engine.graph import Graph, UntraceableError, Values, is_close, trace
 from sdkernels.engine.loop import run_loop
 from sdkernels.engine.plan import Plan, loop_plan, make_plan
 from sdkernels.engine.scores import Metric, Scores
-from sdkernels.engine.sites import Site
-from sdkernels.engine.walk import ChainRun
+from sdkernels.engine.sites import Site, watch
+from sdkernels.engine.walk import ChainRun, check_chain
 
 # Enough examples to find the layers' shapes and to check a traced graph against its model.
 PROBE_EXAMPLES = 16
@@ -65,8 +66,9 @@ def run(job: Job, *, method: str, configs_per_batch: int) -> Outcome:
     """Score every configuration of the job's family on every example."""
     with torch.no_grad():
         probe = job.batches.first()[0][:PROBE_EXAMPLES]
-        logits = job.model(probe.clone())  # a model may write into its inputs
-        check_examples_apart(job.model, probe, logits)
+        with watch(job.model, job.sites, lambda i, activation: check_finite(job.sites[i].name, activation, 0)):
+            logits = job.model(probe.clone())  # a model may write into its inputs
+        check_repeatable(job.model, probe, logits)
         graph: Graph | None = None
         reason = "method='loop'"
         if method == "auto":
@@ -76,37 +78,55 @@ def run(job: Job, *, method: str, configs_per_batch: int) -> Outcome:
                 reason = str(error)
                 message = f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}"
                 warnings.warn(message, SdkernelsWarning, stacklevel=3)
-        outcome = _run_loop(job, reason) if graph is None else _run_graph(job, graph, probe, configs_per_batch)
+        outcome = _run_graph(job, graph, probe, logits, configs_per_batch) if graph else _run_loop(job, reason)
     _warn_of_no_effect(job, outcome, graph)
     return outcome
 
 
-def _run_graph(job: Job, graph: Graph, probe: Tensor, configs_per_batch: int) -> Outcome:
-    plan = make_plan(graph, job.sites, job.family)
-    if plan.chain is not None:
-        like = graph.shared_values(probe)[plan.chain.start]
-        way: ChainRun | DenseRun = ChainRun(graph, plan.chain, job.family, job.values, job.classes, like)
-    else:
-        way = DenseRun(graph, [site.unit_dim for site in job.sites], job.family, job.values, configs_per_batch, probe)
+def _run_graph(job: Job, graph: Graph, probe: Tensor, probe_logits: Tensor, configs_per_batch: int) -> Outcome:
     intact = Scores(job.metrics, 1, job.classes, probe.device)
     ablated = Scores(job.metrics, job.family.configurations, job.classes, probe.device)
-    example = 0
 
-    def look(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
-        check_finite(job.sites[index].name, activation, example)
-        return activation
+    def intact_batches() -> Iterator[tuple[Values, Tensor, Tensor]]:
+        """Batch by batch: shared values, labels, intact predictions."""
+        example = 0
 
-    for inputs, labels in job.batches.at_least(way.tile):
-        check_labels(labels, job.classes, example)
-        shared = graph.shared_values(inputs)
-        intact_logits = graph.logits(shared, look)
-        prediction = intact_logits.argmax(1)
-        intact.count_examples(labels)
-        intact.add(slice(0, 1), intact_logits[None], labels, prediction)
-        for examples, configurations, logits in way.logits(shared, len(labels)):
-            ablated.add(configurations, logits, labels[examples], prediction[examples])
-            job.advance(logits.shape[0] * logits.shape[1])
-        example += len(labels)
+        def look(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
+            check_finite(job.sites[index].name, activation, example)
+            return activation
+
+        for inputs, labels in job.batches:
+            check_labels(labels, job.classes, example)
+            shared = graph.shared_values(inputs)
+            logits = graph.logits(shared, look)
+            prediction = logits.argmax(1)
+            intact.count_examples(labels)
+            intact.add(slice(0, 1), logits[None], labels, prediction)
+            yield shared, labels, prediction
+            example += len(labels)
+
+    def score(configurations: slice, logits: Tensor, labels: Tensor, prediction: Tensor) -> None:
+        ablated.add(configurations, logits, labels, prediction)
+        job.advance(logits.shape[0] * logits.shape[1])
+
+    try:
+        chain = find_chain(graph, job.sites)
+        start = graph.shared_values(probe)[chain.start]
+        check_chain(graph, chain, job.family, job.classes, start, probe_logits)
+    except NoChainError as error:
+        plan = make_plan(graph, job.family, None, str(error))
+        dense = DenseRun(graph, [site.unit_dim for site in job.sites], job.family, job.values, configs_per_batch, probe)
+        for shared, labels, prediction in intact_batches():
+            for configurations, logits in dense.logits(shared, len(labels)):
+                score(configurations, logits, labels, prediction)
+    else:
+        plan = make_plan(graph, job.family, chain)
+        walk = ChainRun(graph, chain, job.family, job.values, job.classes, start)
+        # The prefix runs on batches as they come; the chain, which is narrow, on as many examples as it likes.
+        starts = ((shared[chain.start], labels, prediction) for shared, labels, prediction in intact_batches())
+        for activation, labels, prediction in gather(starts, walk.tile):
+            for part, configurations, logits in walk.logits(activation):
+                score(configurations, logits, labels[part], prediction[part])
     return Outcome(intact.sums, ablated.sums, intact.examples, intact.class_examples, plan)
 
 
@@ -134,21 +154,22 @@ def _run_loop(job: Job, reason: str) -> Outcome:
     return Outcome(intact, sums, examples, class_examples, loop_plan(job.family, reason))
 
 
-def check_examples_apart(model: nn.Module, probe: Tensor, logits: Tensor) -> None:
-    """Refuse a model whose logits for an example depend on the others of its batch, seen on the probe.
+def check_repeatable(model: nn.Module, probe: Tensor, logits: Tensor) -> None:
+    """Refuse a model whose logits for an example change from call to call, or with the others of its batch.
 
     Raises:
-        ValueError: says so; ablation scores would depend on how the data is batched.
+        ValueError: says which; ablation scores would depend on chance, or on how the data is batched.
     """
+    name = type(model).__name__
+    if not is_close(model(probe.clone()), logits):
+        raise ValueError(f"{name} gives other logits at every call; an ablation needs a fixed function")
     half = (len(probe) + 1) // 2
-    alone = model(probe[:half].clone())
-    tolerance = 1e-6 if logits.dtype == torch.float64 else 1e-2 if logits.dtype != torch.float32 else 1e-3
-    close = torch.allclose(alone, logits[:half], tolerance, tolerance * float(logits.abs().max()), equal_nan=True)
-    if not close:
-        raise ValueError(
-            f"{type(model).__name__} mixes the examples of a batch: its logits for the first {half} examples change "
-            f"when {len(probe) - half} more follow; scores would depend on the batch size"
-        )
+    for part in (slice(0, half), slice(half, len(probe))):
+        if len(probe[part]) and not is_close(model(probe[part].clone()), logits[part]):
+            raise ValueError(
+                f"{name} mixes the examples of a batch: its logits for {len(probe[part])} examples change when they "
+                f"are a batch by themselves and not among {len(probe)}; scores would depend on the batch size"
+            )
 
 
 def check_finite(name: str, activation: Tensor, start: int) -> None:
@@ -176,11 +197,11 @@ def _warn_of_no_effect(job: Job, outcome: Outcome, graph: Graph | None) -> None:
         warnings.warn(message, SdkernelsWarning, stacklevel=4)
         return
     ablating = (job.family.points > 0).repeat(len(job.family.orders)).to(outcome.sums["accuracy"].device)
-    measured = [name for name in ("loss", "accuracy") if name in outcome.sums]
-    if ablating.any() and all((outcome.sums[m][ablating] == outcome.intact[m]).all() for m in measured):
+    visible = "loss" in outcome.sums and job.classes > 1  # accuracy alone may well stay as it was
+    if visible and ablating.any() and (outcome.sums["loss"][ablating] == outcome.intact["loss"]).all():
         names = [site.name for site in job.sites]
         message = (
-            f"ablating units of {names} changed no score: their activations equal the clamp value on all of the data, "
-            "or the model does not read what this layer gives"
+            f"ablating units of {names} did not change the loss: their activations equal the clamp value on all of the "
+            "data, or the model does not read what this layer gives"
         )
         warnings.warn(message, SdkernelsWarning, stacklevel=4)

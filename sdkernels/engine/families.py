@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,10 +61,12 @@ def make_orders(orders: Orders, units: int, seed: int) -> Tensor:
         ValueError: not permutations of 0..U-1, or a score of the wrong length; says which row.
     """
     if isinstance(orders, tuple):
+        if len(orders) != 2:
+            raise ValueError(f"orders is a tuple of {len(orders)}; give (score per unit, 'ascending' or 'descending')")
         return _order_by_score(*orders, units=units)
     if isinstance(orders, Tensor):
         return _check_orders(orders, units)
-    if isinstance(orders, bool) or not isinstance(orders, int):
+    if isinstance(orders, bool) or not isinstance(orders, (int, np.integer)):
         raise TypeError(
             f"orders is a {type(orders).__name__}; give a number of random orders, a LongTensor [R, U], or "
             "(score per unit, 'ascending' or 'descending')"
@@ -71,7 +74,7 @@ def make_orders(orders: Orders, units: int, seed: int) -> Tensor:
     if orders < 1:
         raise ValueError(f"orders={orders} must be at least 1")
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randperm(units, generator=generator) for _ in range(orders)])
+    return torch.stack([torch.randperm(units, generator=generator) for _ in range(int(orders))])
 
 
 def make_points(points: Points, units: int) -> Tensor:
@@ -86,14 +89,17 @@ def make_points(points: Points, units: int) -> Tensor:
         if points != "all":
             raise ValueError(f"points={points!r}: the only word is 'all'; else give a number or a sequence of counts")
         return torch.arange(units + 1)
-    if isinstance(points, int) and not isinstance(points, bool):
+    if isinstance(points, (int, np.integer)) and not isinstance(points, bool):
         if points < 2:
             raise ValueError(f"points={points} must be at least 2: none ablated, and all of them")
-        evenly: Tensor = torch.linspace(0, units, points, dtype=torch.float64).round().long().unique()
+        evenly: Tensor = torch.linspace(0, units, int(points), dtype=torch.float64).round().long().unique()
         return evenly
-    if isinstance(points, bool) or not isinstance(points, (Tensor, Sequence)):
+    if isinstance(points, bool) or not isinstance(points, (Tensor, np.ndarray, Sequence)):
         raise TypeError(f"points is a {type(points).__name__}; give a number, a sequence of counts, or 'all'")
-    counts = torch.as_tensor(points)
+    try:
+        counts = torch.as_tensor(points)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"points must be a sequence of counts, integers 0..{units}: {error}") from error
     if counts.ndim != 1 or len(counts) == 0 or counts.is_floating_point() or counts.dtype == torch.bool:
         raise ValueError(
             f"points must be a sequence of counts of ablated units, integers 0..{units}; got {counts.dtype} "
@@ -126,6 +132,8 @@ def _check_orders(orders: Tensor, units: int) -> Tensor:
 
 
 def _order_by_score(score: Tensor, direction: Direction, *, units: int) -> Tensor:
+    if not isinstance(score, (Tensor, np.ndarray, list)):
+        raise TypeError(f"orders=(score, direction): the score is a {type(score).__name__}; give a tensor [{units}]")
     score = torch.as_tensor(score).cpu()
     if direction not in ("ascending", "descending"):
         raise ValueError(f"orders=(score, {direction!r}): the direction is 'ascending' or 'descending'")

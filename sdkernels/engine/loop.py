@@ -49,10 +49,11 @@ class _Hooks:
     def __enter__(self) -> None:
         self._handles = []
         for module in {id(module): module for module, _, _ in self._calls}.values():
-            fired = iter(range(10**9))
+            fired = [0]
 
-            def hook(m: nn.Module, _args: Any, output: Any, fired: Any = fired) -> Any:
-                call = next(fired)
+            def hook(m: nn.Module, _args: Any, output: Any, fired: list[int] = fired) -> Any:
+                call = fired[0]
+                fired[0] += 1
                 for index, (module, wanted, _) in enumerate(self._calls):
                     if module is m and wanted == call:
                         return self._change(index, output)
@@ -76,7 +77,14 @@ def _score(metrics: Sequence[Metric], logits: Tensor, labels: Tensor, intact: Te
     scores: Sums = {}
     for metric in metrics:
         if callable(metric):
-            scores[getattr(metric, "__name__", type(metric).__name__)] = metric(logits, labels).double().sum()
+            name = getattr(metric, "__name__", type(metric).__name__)
+            values = metric(logits.clone(), labels)
+            if not isinstance(values, Tensor) or values.shape != labels.shape:
+                got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise ValueError(
+                    f"metric {name!r} gave {got}; it must give one number an example, {list(labels.shape)}"
+                )
+            scores[name] = values.double().sum()
         elif metric == "accuracy":
             scores[metric] = (predicted == labels).sum()
         elif metric == "loss":
@@ -91,7 +99,8 @@ def _score(metrics: Sequence[Metric], logits: Tensor, labels: Tensor, intact: Te
     margin = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}[logits.dtype]
     if logits.shape[1] > 1:
         first, second = logits.topk(2).values.unbind(1)
-        scores["ambiguous"] = (second >= first - margin * logits.abs().amax(1)).sum()
+        largest = torch.where(logits > -1e3, logits.abs(), first.abs()[:, None]).amax(1)  # masks do not count
+        scores["ambiguous"] = (second >= first - margin * largest).sum()
     else:
         scores["ambiguous"] = torch.zeros((), dtype=torch.int64)
     return scores

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from sdkernels.engine.chain import Chain, NoChainError, find_chain
+from sdkernels.engine.chain import Chain
 from sdkernels.engine.families import Cumulative
 from sdkernels.engine.graph import Graph, is_site
-from sdkernels.engine.sites import Site
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,9 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(graph: Graph, sites: list[Site], family: Cumulative) -> Plan:
-    """Nested sums and slices where the dependent part is a chain of linear layers, else dense."""
-    try:
-        chain = find_chain(graph, sites)
-    except NoChainError as error:
-        return Plan(_rows(graph, family, None), family.configurations, reason=str(error))
-    return Plan(_rows(graph, family, chain), family.configurations, chain)
+def make_plan(graph: Graph, family: Cumulative, chain: Chain | None, reason: str = "") -> Plan:
+    """Nested sums and slices along ``chain`` if there is one, else dense for the ``reason`` given."""
+    return Plan(_rows(graph, family, chain), family.configurations, chain, reason)
 
 
 def loop_plan(family: Cumulative, reason: str) -> Plan:

@@ -10,6 +10,9 @@ Metrics = Sequence[Metric]
 
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
 
+# A logit below this is taken for a mask, and does not count for the scale of its example.
+MASKED = -1e3
+
 # Two logits closer than this, relative to the largest of their example, may change places by rounding alone.
 AMBIGUOUS_MARGIN = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
@@ -25,12 +28,15 @@ def check_metrics(metrics: Metric | Metrics, classes: int) -> tuple[Metric, ...]
     Raises:
         ValueError: an unknown name, a name twice, ``"top5"`` of fewer than five classes.
     """
+    if not isinstance(metrics, (str, Sequence)) and not callable(metrics):
+        raise TypeError(f"metrics is a {type(metrics).__name__}; give a name, a function, or a list of them")
     listed = (metrics,) if isinstance(metrics, str) or callable(metrics) else tuple(metrics)
     for metric in listed:
         if not callable(metric) and metric not in METRICS:
             raise ValueError(f"metrics: unknown {metric!r}; known are {', '.join(METRICS)}, or a function")
     names = [metric_name(metric) for metric in listed]
-    if len(set(names)) < len(names) or any(callable(m) and n in METRICS for m, n in zip(listed, names, strict=True)):
+    reserved = (*METRICS, "ambiguous")
+    if len(set(names)) < len(names) or any(callable(m) and n in reserved for m, n in zip(listed, names, strict=True)):
         raise ValueError(f"metrics: every name must be there once and a function must have its own; got {names}")
     if "top5" in listed and classes < 5:
         raise ValueError(f"metrics: 'top5' needs five classes or more; the model gives {classes} logits")
@@ -69,7 +75,8 @@ class Scores:
             self.sums[metric_name(metric)][configurations] += self._score(
                 metric, logits, labels, prediction, right, intact_prediction
             )
-        scale = torch.maximum(top, -logits.amin(-1))  # the largest magnitude
+        lowest = torch.where(logits > MASKED, logits, top[..., None]).amin(-1)
+        scale = torch.maximum(top.abs(), lowest.abs())  # the largest magnitude
         close = logits >= (top - AMBIGUOUS_MARGIN[logits.dtype] * scale)[..., None]
         self.sums["ambiguous"][configurations] += (close.sum(-1) > 1).sum(1)
 
@@ -96,7 +103,8 @@ class Scores:
             at_label = wide.gather(-1, labels.expand(len(logits), -1)[..., None]).squeeze(-1)
             return (wide.logsumexp(-1) - at_label).sum(1)
         assert callable(metric)  # noqa: S101 - check_metrics has refused other words
-        return torch.stack([_per_example(metric, one, labels).sum(dtype=torch.float64) for one in logits])
+        own = logits.clone(memory_format=torch.contiguous_format)  # the user's function may view it, or write into it
+        return torch.stack([_per_example(metric, one, labels).sum(dtype=torch.float64) for one in own])
 
 
 def _per_example(metric: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:

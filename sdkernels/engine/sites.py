@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+# Modules whose three-dimensional outputs surely are [N, C, positions], and [N, positions, F].
+_MAPS_1D = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d)
+_LAST_DIM = (nn.Linear, nn.LayerNorm, nn.Embedding)
+
 Layers = str | nn.Module | Sequence[str | nn.Module]
 
 
@@ -75,7 +79,8 @@ def find_sites(
         layers: a dotted name, a module of ``model``, or a sequence of them; ``"name@2"`` picks a call.
         inputs: a batch, ``[N, ...]``.
         unit_dim: the units' dimension for every layer, or a dict by layer; by default 1 for outputs of four or more
-            dimensions and of 1-d convolutions, else the last.
+            dimensions and of 1-d convolutions, batch norms and poolings, else the last; other three-dimensional
+            outputs of a model with 1-d convolutions must be told.
 
     Returns:
         The sites in the order of ``layers``, and the model's logits ``[N, L]``.
@@ -88,9 +93,10 @@ def find_sites(
     """
     wanted = [_resolve(model, layer) for layer in _as_list(layers)]
     outputs, logits = _record_calls(model, {name: module for name, module, _ in wanted}, inputs)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != inputs.shape[0] or not logits.shape[1]:
+    is_right = isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point()
+    if not is_right or logits.shape[0] != inputs.shape[0] or not logits.shape[1]:
         raise ValueError(
-            f"the model must give logits [N, L] for inputs {list(inputs.shape)}; it gave {_describe(logits)}"
+            f"the model must give floating logits [N, L] for inputs {list(inputs.shape)}; it gave {_describe(logits)}"
         )
     sites: list[Site] = []
     for name, module, call in wanted:
@@ -107,7 +113,9 @@ def find_sites(
                 f"layer '{name}@{call}': {name!r} is called {len(calls)} times, so calls are 0..{len(calls) - 1}"
             )
         full_name = name if call is None or len(calls) == 1 else f"{name}@{call}"
-        site = _make_site(full_name, module, call or 0, calls[call or 0], len(inputs), unit_dim)
+        output = calls[call or 0]
+        dim = _unit_dim(model, full_name, module, output, unit_dim)
+        site = _make_site(full_name, module, call or 0, output, len(inputs), dim)
         if any(other.module is site.module and other.call == site.call for other in sites):
             raise ValueError(f"layer {full_name!r} is named twice")
         sites.append(site)
@@ -155,6 +163,8 @@ def _as_list(layers: Layers) -> list[str | nn.Module]:
 def _resolve(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module, int | None]:
     """(dotted name, module, call or None)."""
     modules = dict(model.named_modules(remove_duplicate=False))
+    if layer is model or layer == "":
+        raise ValueError("the model itself is no layer of it: its output is the logits; name a layer inside")
     if isinstance(layer, nn.Module):
         for name, module in modules.items():
             if module is layer:
@@ -207,19 +217,36 @@ def _outline(output: Any) -> Any:
     return output.to("meta") if isinstance(output, Tensor) else output
 
 
-def _make_site(
-    name: str, module: nn.Module, call: int, output: Any, batch: int, unit_dim: int | Mapping[str, int] | None
-) -> Site:
+def _unit_dim(
+    model: nn.Module, name: str, module: nn.Module, output: Any, given: int | Mapping[str, int] | None
+) -> int:
+    """The units' dimension as given, or by the rule; refuses where the rule would have to guess."""
+    dim = given.get(name) if isinstance(given, Mapping) else given
+    if dim is not None:
+        if isinstance(dim, bool) or not isinstance(dim, int):
+            raise TypeError(f"unit_dim for layer {name!r} is a {type(dim).__name__}; give an int, or a dict by layer")
+        return dim
+    ndim = output.ndim if isinstance(output, Tensor) else 0
+    if ndim != 3:
+        return 1 if ndim >= 4 else -1
+    if isinstance(module, _MAPS_1D):
+        return 1
+    has_maps = any(isinstance(m, _MAPS_1D[:2]) for m in model.modules())
+    if has_maps and not isinstance(module, _LAST_DIM):
+        raise ValueError(
+            f"layer {name!r} gives {_describe(output)} in a model with 1-d convolutions: are its units dimension 1, as "
+            f"channels, or the last, as features? Say unit_dim={{{name!r}: 1}} or unit_dim={{{name!r}: 2}}"
+        )
+    return -1
+
+
+def _make_site(name: str, module: nn.Module, call: int, output: Any, batch: int, dim: int) -> Site:
     if not isinstance(output, Tensor):
         raise ValueError(f"layer {name!r} gives {_describe(output)}, not one tensor; name a layer inside it that does")
     if output.ndim < 2 or output.shape[0] != batch or not output.is_floating_point() or output.numel() == 0:
         raise ValueError(
             f"layer {name!r} gives {_describe(output)}; units need a floating output [N, ...] with N = {batch}"
         )
-    dim = unit_dim.get(name) if isinstance(unit_dim, Mapping) else unit_dim
-    if dim is None:
-        is_map = output.ndim >= 4 or isinstance(module, (nn.Conv1d, nn.ConvTranspose1d))
-        dim = 1 if is_map else output.ndim - 1
     positive = dim + output.ndim if dim < 0 else dim
     if not 1 <= positive < output.ndim:
         raise ValueError(f"unit_dim={dim} does not fit layer {name!r}, whose output is {list(output.shape)}")

@@ -1,6 +1,7 @@
 """What a clamped unit becomes: a number, a mean over a data set, a tensor, or one of them by layer."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def _pick(value: Value, site: Site, sites: Sequence[Site]) -> SiteValue:
         value = value[site.name]
     if isinstance(value, str) and value not in MEANS:
         raise ValueError(f"value={value!r} for layer {site.name!r}: the words are {' and '.join(map(repr, MEANS))}")
-    if not isinstance(value, (str, int, float, Tensor)):
+    if not isinstance(value, (str, Real, Tensor)):
         raise TypeError(f"value for layer {site.name!r} is a {type(value).__name__}; give a number, a word or a tensor")
     return value
 
@@ -65,7 +66,8 @@ def _as_tensor(value: SiteValue, site: Site, element_mean: Tensor | None, device
             return element_mean
         positions = [d for d in range(element_mean.ndim) if d != site.unit_dim - 1]
         return element_mean.mean(positions, keepdim=True) if positions else element_mean
-    tensor = torch.as_tensor(value, dtype=torch.float64)
+    number_or_tensor = value if isinstance(value, Tensor) else float(value)
+    tensor = torch.as_tensor(number_or_tensor, dtype=torch.float64)
     if device is not None:
         tensor = tensor.to(device)
     if tensor.shape == (site.units,):
@@ -92,4 +94,9 @@ def _element_means(sites: Sequence[Site], model: nn.Module, batches: Batches) ->
         for inputs, labels in batches:
             model(inputs.clone())  # a model may write into its inputs
             examples += len(labels)
-    return [total / examples for total in sums if total is not None]
+    means = [total / examples for total in sums if total is not None]
+    for site, mean in zip(sites, means, strict=True):
+        if not mean.isfinite().all():
+            wrong = int((~mean.isfinite()).sum())
+            raise ValueError(f"layer {site.name!r}: {wrong} of {mean.numel()} means are not finite; look at the data")
+    return means

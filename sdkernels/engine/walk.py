@@ -19,16 +19,16 @@ walked here, with activations units first, [C, N]: a prefix of units is then one
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdkernels.engine.chain import Chain, Pointwise, Stage
+from sdkernels.engine.chain import Chain, NoChainError, Pointwise, Stage
 from sdkernels.engine.families import Cumulative
-from sdkernels.engine.graph import Graph, Values
+from sdkernels.engine.graph import Graph, is_close
 from sdkernels.ops import nested_linear
 from sdkernels.ops.backend import choose_backend
 from sdkernels.ops.nested_linear import DTYPES as FUSED_DTYPES
@@ -38,6 +38,25 @@ WORKING_SET = {"cpu": 16 * 2**20, "cuda": 2**30}
 
 # Permuted weights kept from tile to tile, in bytes; those of further orders are made again for each tile.
 PERMUTED_WEIGHTS = 2**28
+
+
+def check_chain(
+    graph: Graph, chain: Chain, family: Cumulative, classes: int, activation: Tensor, logits: Tensor
+) -> None:
+    """Walk the chain with nothing clamped, and see that it gives the model's ``logits``.
+
+    Raises:
+        NoChainError: it does not, so its layers do something else than their weights say.
+    """
+    intact = replace(family, orders=family.orders[:1], points=torch.zeros(1, dtype=torch.int64))
+    unused = [torch.zeros(())] * len(family.unit_counts)
+    try:
+        run = ChainRun(graph, chain, intact, unused, classes, activation)
+        walked = torch.cat([part[0] for _, _, part in run.logits(activation)])
+    except RuntimeError as error:  # the user's own modules are among what runs
+        raise NoChainError(f"the chain does not run ({error})") from error
+    if not is_close(walked, logits):
+        raise NoChainError("the chain of its layers gives other logits than the model itself")
 
 
 class ChainRun:
@@ -73,10 +92,10 @@ class ChainRun:
         self._flush = like.new_empty(self._points_a_flush * classes * self.tile)
         self._buffers = [like.new_empty(width * self.tile) for width in widths]
 
-    def logits(self, shared: Values, examples: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """For a batch's shared values: which of its examples, runs of configurations, and their logits [K, N, L], valid
-        until the next are asked for."""
-        activation: Tensor = shared[self._chain.start]
+    def logits(self, activation: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """For the first site's activation [N, C]: which of the examples, runs of configurations, and their logits
+        [K, N, L], valid until the next are asked for."""
+        examples = len(activation)
         for function in self._chain.stages[0].before:
             activation = function(activation)
         points = len(self._family.points)
@@ -148,7 +167,7 @@ class ChainRun:
 
     def _tail(self, last: Tensor) -> Tensor:
         """The last Linear's output [D, N] -> logits [L, N]."""
-        return self._graph.tail_logits(self._chain.tail, last.t()).t() if self._chain.tail else last
+        return self._graph.tail_logits(self._chain.tail, last.t().contiguous()).t() if self._chain.tail else last
 
     def _permute(self, order: int) -> "_Permuted":
         if order in self._permuted:

@@ -1,7 +1,6 @@
 """Training of small networks on data that fits in memory."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +26,6 @@ class Training:
     accuracy: float
     loss: float
     memorised: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def train(

@@ -1,6 +1,5 @@
 """Figure 1a of Morcos et al. 2018: cumulative ablation of MLPs that memorised more or less corrupted labels."""
 
-import json
 import os
 import platform
 import time
@@ -20,7 +19,8 @@ from sdkernels.analysis.curves import AblationCurve
 from sdkernels.lab.corruption import corrupt_labels
 from sdkernels.lab.datasets import LabelledData, load
 from sdkernels.lab.models import mlp
-from sdkernels.lab.training import Training, train
+from sdkernels.lab.seeds import seed_for
+from sdkernels.lab.training import train
 from sdkernels.paper.run_folder import RunFolder
 
 TITLE = "Cumulative ablation by label corruption (Morcos et al. 2018, figure 1a)"
@@ -50,12 +50,14 @@ PRESETS = {
     "paper": Settings("paper", "mnist", 60_000, (512, 512), epochs=640, stop_when_memorised=False, points="all"),
 }
 
+FILES = ("figure.png", "curves.csv", "report.json", "corruption-*/*")
+
 # What the paper leaves open, and what stands here instead.
 CHOICES = {
     "optimiser": "unpublished; Adam at torch's defaults but for the learning rate",
     "learning rate, batch size": "unpublished; options",
     "end of training": "published: 640 epochs (preset paper); else the first epoch that leaves every example memorised",
-    "seeds": "one network a level; all levels share initialisation, shuffling and ablation orders",
+    "seeds": "one network a level; all levels share initialisation, shuffling and orders, each by a seed of its own",
     "points": "unpublished; evenly spaced counts of ablated units, or all of them (preset paper)",
 }
 
@@ -89,15 +91,13 @@ def reproduce(
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
     settings = replace(PRESETS[preset], **{name: change for name, change in changes.items() if change is not None})
+    if settings.seed < 0:
+        raise ValueError(f"seed={settings.seed} must not be negative")
+    place = _choose_device(device)
     data = load(settings.dataset, data_dir).first(settings.examples)
-    folder = RunFolder(
-        out or Path("runs") / f"fig1a-{preset}", {**asdict(settings), "data_sha256": data.sha256}, fresh=fresh
-    )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    levels = [
-        _run_level(level, settings, data, folder, torch.device(device), show_progress) for level in settings.levels
-    ]
+    everything = {**asdict(settings), "device": str(place), "data_sha256": data.sha256}
+    folder = RunFolder(out or Path("runs") / f"fig1a-{preset}", everything, FILES, fresh=fresh)
+    levels = [_run_level(level, settings, data, folder, place, show_progress) for level in settings.levels]
     curves = {level: AblationCurve.load(folder.path / _level_file(level, "curve.npz")) for level in settings.levels}
     report = {
         "figure": "fig1a",
@@ -105,8 +105,7 @@ def reproduce(
         "settings": asdict(settings),
         "data": {"name": data.name, "examples": len(data.labels), "sha256": data.sha256},
         "choices": CHOICES,
-        "versions": versions(),
-        "machine": _describe_machine(device),
+        "device": str(place),
         "levels": levels,
     }
     table = pd.concat([c.to_pandas().assign(corruption=level) for level, c in curves.items()], ignore_index=True)
@@ -137,32 +136,33 @@ def _run_level(
     finished = folder.read_json(_level_file(level, "result.json"))
     if finished is not None:
         return dict(finished)
-    labels = corrupt_labels(data.labels, level, settings.seed)
+    labels = corrupt_labels(data.labels, level, seed_for("corruption", settings.seed))
     inputs, targets = data.inputs.to(device), labels.to(device)
-    model = mlp(inputs.shape[1], settings.hidden, data.classes, settings.seed).to(device)
-    start = time.perf_counter()
+    model = mlp(inputs.shape[1], settings.hidden, data.classes, seed_for("initialisation", settings.seed)).to(device)
     training = _train_or_load(model, level, settings, inputs, targets, folder, show_progress)
-    trained = time.perf_counter()
+    start = time.perf_counter()
     curve = cumulative_ablation(
         model,
         ["relu1", "relu2"],
         (inputs, targets),
         orders=settings.orders,
         points=settings.points,
-        seed=settings.seed,
+        seed=seed_for("orders", settings.seed),
         show_progress=show_progress,
     )
-    ablated = time.perf_counter()
+    seconds = time.perf_counter() - start
     auc = curve.auc()
     result = {
         "corruption": level,
         "labels_changed": float((labels != data.labels).double().mean()),
-        "training": training.to_dict(),
+        "training": training,
         "auc_mean": float(auc.mean()),
         "auc_std": float(auc.std()) if len(auc) > 1 else 0.0,
         "auc": auc.tolist(),
         "ambiguous_most": int(curve.ambiguous.max()),
-        "seconds": {"training": trained - start, "ablation": ablated - trained},
+        "seconds": seconds,
+        "versions": versions(),
+        "machine": _describe_machine(device),
     }
     folder.write(_level_file(level, "curve.npz"), curve.save)
     folder.write_json(_level_file(level, "result.json"), result)
@@ -177,13 +177,15 @@ def _train_or_load(
     labels: torch.Tensor,
     folder: RunFolder,
     show_progress: bool,
-) -> Training:
+) -> dict[str, Any]:
+    """Leave the level's trained network in ``model``; how its training ended, where and in how many seconds."""
     record = folder.read_json(_level_file(level, "training.json"))
     network = _level_file(level, "network.safetensors")
     if record is not None:
         model.load_state_dict(load_file(folder.path / network))
         model.eval()
-        return Training(**record)
+        return dict(record)
+    start = time.perf_counter()
     training = train(
         model,
         inputs,
@@ -191,23 +193,41 @@ def _train_or_load(
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
-        seed=settings.seed,
+        seed=seed_for("shuffling", settings.seed),
         stop_when_memorised=settings.stop_when_memorised,
         description=f"corruption {level:.1f}: training",
         show_progress=show_progress,
     )
     folder.write(network, lambda path: save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path))
-    folder.write_json(_level_file(level, "training.json"), training.to_dict())
-    return training
+    record = {
+        **asdict(training),
+        "seconds": time.perf_counter() - start,
+        "versions": versions(),
+        "machine": _describe_machine(inputs.device),
+    }
+    folder.write_json(_level_file(level, "training.json"), record)
+    return record
+
+
+def _choose_device(device: str) -> torch.device:
+    """The device by name, seen to work."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); try auto or cpu"
+        ) from error
 
 
 def _level_file(level: float, name: str) -> str:
     return f"corruption-{level}/{name}"
 
 
-def _describe_machine(device: str) -> dict[str, Any]:
+def _describe_machine(device: torch.device) -> dict[str, Any]:
     return {
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -231,8 +251,3 @@ def _draw(curves: dict[float, AblationCurve], data: LabelledData, settings: Sett
         f"{data.name}, {len(data.labels):,} images, {units} units: mean ± sd over {settings.orders} orders", fontsize=10
     )
     return figure
-
-
-def describe(settings: Settings) -> str:
-    """The settings on one line."""
-    return json.dumps(asdict(settings))

@@ -1,5 +1,6 @@
 """Bad input is refused by name: the layer, the shape, the fix."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -165,8 +166,12 @@ class TestData:
     @METHODS
     def test_infinite_activation(self, model, data, method):
         model.fc2.bias.data[0] = float("inf")
-        with pytest.raises(ValueError, match=r"layer 'relu2': 50 of 250 .*\(0 nan\), the first in example 0"):
+        with pytest.raises(ValueError, match=r"layer 'relu2': 16 of 80 .*\(0 nan\), the first in example 0"):
             sd.cumulative_ablation(model, ["relu1", "relu2"], data, method=method)
+
+
+def ambiguous(logits, labels):
+    """A metric with a name that is taken."""
 
 
 class TestFamily:
@@ -180,6 +185,8 @@ class TestFamily:
             (torch.rand(6), ValueError, r"orders=\(score, 'ascending'\)"),
             (0, ValueError, "at least 1"),
             ("random", TypeError, "orders is a str"),
+            ((torch.rand(6),), ValueError, "a tuple of 1"),
+            (("ascending", torch.rand(6)), TypeError, "the score is a str"),
             ((torch.rand(5), "ascending"), ValueError, r"score \[5\] must be \[6\]"),
             ((torch.rand(6), "up"), ValueError, "'ascending' or 'descending'"),
             ((torch.full((6,), float("nan")), "ascending"), ValueError, "6 of 6 scores are nan"),
@@ -200,6 +207,7 @@ class TestFamily:
             ([0.0, 0.5], ValueError, "integers"),
             ([], ValueError, "integers"),
             (2.5, TypeError, "points is a float"),
+            (["a"], ValueError, "sequence of counts"),
         ],
     )
     def test_points(self, model, data, points, error, says):
@@ -229,6 +237,7 @@ class TestFamily:
             ("f1", "unknown 'f1'"),
             (("loss", "loss"), "there once"),
             ("top5", "five classes or more; the model gives 3"),
+            (ambiguous, "must have its own"),
         ],
     )
     def test_metrics(self, model, data, metrics, says):
@@ -256,6 +265,21 @@ class TestFamily:
     def test_other_options(self, model, data, options):
         with pytest.raises(ValueError, match=next(iter(options))):
             sd.cumulative_ablation(model, "relu1", data, **options)
+
+    def test_kinds(self, model, data):
+        with pytest.raises(TypeError, match="metrics is a NoneType"):
+            sd.cumulative_ablation(model, "relu1", data, metrics=None)
+        with pytest.raises(TypeError, match="unit_dim for layer 'relu1' is a str"):
+            sd.cumulative_ablation(model, "relu1", data, unit_dim="last")
+        with pytest.raises(ValueError, match="the model itself is no layer"):
+            sd.cumulative_ablation(model, model, data)
+        with pytest.raises(ValueError, match="must be within 0"):
+            sd.cumulative_ablation(model, "relu1", data, seed=2**70)
+
+    def test_numpy_numbers_are_numbers(self, model, data):
+        options = {"value": np.float32(0.5), "orders": np.int64(2), "points": np.array([0, 3, 6])}
+        plain = sd.cumulative_ablation(model, "relu1", data, value=0.5, orders=2, points=[0, 3, 6])
+        assert torch.equal(sd.cumulative_ablation(model, "relu1", data, **options).correct, plain.correct)
 
     def test_seed(self, model, data):
         with pytest.raises(TypeError, match="seed is a float"):

@@ -168,3 +168,8 @@ class TestRefusals:
     def test_is_refused(self, changes, error, says):
         with pytest.raises(error, match=says):
             nested_linear(**{**self.case, **changes})
+
+    def test_the_op_itself_checks(self):
+        case = {**self.case, "units": self.case["units"] + 10**9}
+        with pytest.raises(ValueError, match="no permutation"):
+            torch.ops.sdkernels.nested_linear(*case.values())

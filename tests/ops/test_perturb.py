@@ -186,6 +186,10 @@ class TestRefusals:
         with pytest.raises(error, match=says):
             perturb(*arguments, **options)
 
+    def test_the_op_itself_checks(self):
+        with pytest.raises(ValueError, match="C = 3"):
+            torch.ops.sdkernels.perturb(self.x, torch.zeros(5, 10**6, dtype=torch.bool), self.zero, 1, True)
+
     def test_unknown_backend(self, monkeypatch):
         monkeypatch.setenv("SDKERNELS_BACKEND", "cuda")
         with pytest.raises(ValueError, match="reference, native"):

@@ -1,11 +1,14 @@
 """The recipe end to end on little data, its folder, and a run that is stopped half-way."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from sdkernels import AblationCurve
+from sdkernels.lab.datasets import load
+from sdkernels.lab.seeds import seed_for
 from sdkernels.paper import fig1a
 from sdkernels.paper.run_folder import RunFolder
 
@@ -18,7 +21,7 @@ def test_run_folder_holds_figure_curves_and_report(tmp_path, capsys):
     written = json.loads((out / "report.json").read_text())
     assert {**written, "folder": str(out)} == json.loads(json.dumps(report))
     assert written["settings"]["examples"] == 80
-    assert written["versions"]["torch"]
+    assert all(level["versions"]["torch"] and level["training"]["versions"]["torch"] for level in written["levels"])
     assert [level["corruption"] for level in written["levels"]] == [0, 1]
     assert all(level["training"]["memorised"] for level in written["levels"])
     table = pd.read_csv(out / "curves.csv")
@@ -61,7 +64,8 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert trained == ["corruption 0.0: training", "corruption 1.0: training"], "no network is trained twice"
     for one, other, third in zip(whole["levels"], resumed["levels"], again["levels"], strict=True):
         assert one["auc"] == other["auc"] == third["auc"]
-        assert one["training"] == other["training"]
+        assert one["training"]["loss"] == other["training"]["loss"] == third["training"]["loss"]
+        assert other["training"]["seconds"] > 0.01, "of the training itself, not of reading it back"
 
 
 def test_a_folder_with_other_settings_is_not_touched(tmp_path):
@@ -75,14 +79,60 @@ def test_a_folder_with_other_settings_is_not_touched(tmp_path):
     assert json.loads((out / "report.json").read_text())["settings"]["seed"] == 1
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+@pytest.mark.parametrize("marker", [None, "{}", "not json", "[1]"])
+def test_a_folder_of_something_else_is_never_touched(tmp_path, marker):
     (tmp_path / "thesis.tex").write_text("precious")
+    if marker is not None:
+        (tmp_path / RunFolder.MARKER).write_text(marker)
     for fresh in (False, True):
         with pytest.raises(ValueError, match="holds no run of sdkernels"):
-            RunFolder(tmp_path, {}, fresh=fresh)
+            RunFolder(tmp_path, {}, fig1a.FILES, fresh=fresh)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
     with pytest.raises(ValueError, match="is a file"):
-        RunFolder(tmp_path / "thesis.tex", {})
+        RunFolder(tmp_path / "thesis.tex", {}, fig1a.FILES)
+
+
+def test_fresh_removes_what_the_recipe_wrote_and_nothing_else(tmp_path):
+    out = tmp_path / "run"
+    fig1a.reproduce(out=out, show_progress=False, **{**TINY, "epochs": 1})
+    (out / "notes.txt").write_text("precious")
+    (out / "corruption-0.0" / "notes.txt").mkdir()
+    RunFolder(out, {"other": 1}, fig1a.FILES, fresh=True)
+    left = sorted(str(path.relative_to(out)) for path in out.rglob("*"))
+    assert left == ["corruption-0.0", "corruption-0.0/notes.txt", "notes.txt", RunFolder.MARKER]
+
+
+def test_training_does_not_begin_with_the_corrupted_examples():
+    seeds = [seed_for(purpose, 0) for purpose in ("corruption", "shuffling", "initialisation", "orders")]
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="device 'nonsense' cannot be used here"):
+        fig1a.reproduce(out=tmp_path / "run", device="nonsense", **TINY)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_figure_shows_training_accuracy(tmp_path):
+    out = tmp_path / "run"
+    fig1a.reproduce(out=out, show_progress=False, **TINY)
+    curves = {level: AblationCurve.load(out / f"corruption-{level}" / "curve.npz") for level in TINY["levels"]}
+    figure = fig1a._draw(curves, load("digits").first(80), replace(fig1a.PRESETS["quick"], **TINY))
+    (ax,) = figure.axes
+    for line, curve in zip(ax.lines, curves.values(), strict=False):
+        assert line.get_ydata().tolist() == curve.accuracy.mean(0).tolist()
+    assert ax.get_ylabel() == "training accuracy"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0.0", "1.0", "chance"]
+
+
+def test_memorised_corruption_falls_sooner_on_the_embedded_default(tmp_path):
+    settings = {"examples": 600, "hidden": (96, 96), "levels": (0.0, 0.2, 1.0), "learning_rate": 3e-3}
+    report = fig1a.reproduce(out=tmp_path / "run", show_progress=False, **settings)
+    clean, some, all_ = (level["auc_mean"] for level in report["levels"])
+    assert all(level["training"]["memorised"] for level in report["levels"])
+    assert clean > some + 0.05
+    assert some > all_
 
 
 def test_unknown_preset():
