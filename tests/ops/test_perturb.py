@@ -113,7 +113,8 @@ def test_native_equals_reference_on_random_shapes(example, examples, configurati
     assert same_bits(IMPLEMENTATIONS["native"](*arguments), IMPLEMENTATIONS["reference"](*arguments))
 
 
-def test_many_threads_give_the_same():
+def test_many_threads_give_the_same(monkeypatch):
+    monkeypatch.setenv("SDKERNELS_BACKEND", "native")
     x, ablated, _ = random_case((64, 500), 1, True, configurations=8)
     threads = torch.get_num_threads()
     try:
@@ -196,6 +197,7 @@ class TestRefusals:
             perturb(self.x, self.ablated, self.zero)
 
     def test_missing_native_core_is_named(self, monkeypatch):
+        monkeypatch.setenv("SDKERNELS_BACKEND", "native")
         monkeypatch.setitem(sys.modules, "sdkernels._C", None)
         with pytest.raises(RuntimeError, match=r"pip install.*SDKERNELS_BACKEND=reference"):
             perturb(self.x, self.ablated, self.zero)
