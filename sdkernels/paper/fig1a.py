@@ -236,7 +236,7 @@ def _describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def _draw(curves: dict[float, AblationCurve], data: LabelledData, settings: Settings) -> Figure:
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     ax = figure.subplots()
     shades = colormaps["viridis"]
     for level, curve in curves.items():
@@ -245,7 +245,7 @@ def _draw(curves: dict[float, AblationCurve], data: LabelledData, settings: Sett
     ax.axhline(chance, color="0.5", linestyle=":", linewidth=1, label="chance")
     ax.set_ylabel("training accuracy")
     ax.set_ylim(0, 1.02)
-    ax.legend(title="labels corrupted", frameon=False)
+    figure.legend(title="labels\ncorrupted", frameon=False, loc="outside right center")
     units = " + ".join(map(str, settings.hidden))
     ax.set_title(
         f"{data.name}, {len(data.labels):,} images, {units} units: mean ± sd over {settings.orders} orders", fontsize=10

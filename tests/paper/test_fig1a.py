@@ -123,7 +123,7 @@ def test_the_figure_shows_training_accuracy(tmp_path):
     for line, curve in zip(ax.lines, curves.values(), strict=False):
         assert line.get_ydata().tolist() == curve.accuracy.mean(0).tolist()
     assert ax.get_ylabel() == "training accuracy"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0.0", "1.0", "chance"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0.0", "1.0", "chance"]
 
 
 def test_memorised_corruption_falls_sooner_on_the_embedded_default(tmp_path):
