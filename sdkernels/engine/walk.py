@@ -31,7 +31,7 @@ from sdkernels.engine.families import Cumulative
 from sdkernels.engine.graph import Graph, is_close
 from sdkernels.ops import nested_linear
 from sdkernels.ops.backend import choose_backend
-from sdkernels.ops.nested_linear import DTYPES as FUSED_DTYPES
+from sdkernels.ops.nested_linear import DTYPES as CHAIN_DTYPES
 
 # Work buffers of one tile, in bytes: what stays in a processor's cache, and what keeps a GPU busy.
 WORKING_SET = {"cpu": 16 * 2**20, "cuda": 2**30}
@@ -46,8 +46,11 @@ def check_chain(
     """Walk the chain with nothing clamped, and see that it gives the model's ``logits``.
 
     Raises:
-        NoChainError: it does not, so its layers do something else than their weights say.
+        NoChainError: it does not, so its layers do something else than their weights say; or its dtype is too short for
+            running sums.
     """
+    if activation.dtype not in CHAIN_DTYPES:
+        raise NoChainError(f"running sums in {activation.dtype} would lose digits")
     intact = replace(family, orders=family.orders[:1], points=torch.zeros(1, dtype=torch.int64))
     unused = [torch.zeros(())] * len(family.unit_counts)
     try:
@@ -218,7 +221,7 @@ class _Permuted:
 
 def _is_fused(chain: Chain, like: Tensor) -> bool:
     """Whether the native kernel has this chain: Linear, ReLU, Linear."""
-    if len(chain.stages) != 2 or like.dtype not in FUSED_DTYPES or choose_backend(like.device) != "native":
+    if len(chain.stages) != 2 or choose_backend(like.device) != "native":
         return False
     first, last = chain.stages
     return first.after + last.before == [F.relu]

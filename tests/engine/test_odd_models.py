@@ -150,6 +150,14 @@ def test_autocast_around_the_call_changes_nothing(data):
         assert_same(sd.cumulative_ablation(model, "relu", inputs, orders=2, points=5), expected)
 
 
+def test_half_precision_runs_dense_and_equals_the_loop(data):
+    model = Net().bfloat16().eval()
+    inputs = data[0].bfloat16(), data[1]
+    auto = sd.cumulative_ablation(model, "relu", inputs, orders=2, points=5)
+    assert "would lose digits" in auto.plan
+    assert_same(auto, sd.cumulative_ablation(model, "relu", inputs, orders=2, points=5, method="loop"))
+
+
 def test_a_site_with_transposed_memory(data):
     class Transposing(Net):
         def forward(self, x):
