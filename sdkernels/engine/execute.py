@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sdkernels.engine.batches import Batches, check_labels, gather
-from sdkernels.engine.chain import NoChainError, find_chain
+from sdkernels.engine.chain import Chain, NoChainError, find_chain
 from sdkernels.engine.dense import DenseRun
 from sdkernels.engine.families import Cumulative
 from sdkernels.engine.graph import Graph, UntraceableError, Values, is_close, trace
@@ -109,18 +109,22 @@ def _run_graph(job: Job, graph: Graph, probe: Tensor, probe_logits: Tensor, conf
         ablated.add(configurations, logits, labels, prediction)
         job.advance(logits.shape[0] * logits.shape[1])
 
+    chain: Chain | None = None
+    reason = ""
     try:
-        chain = find_chain(graph, job.sites)
-        start = graph.shared_values(probe)[chain.start]
-        check_chain(graph, chain, job.family, job.classes, start, probe_logits)
+        found = find_chain(graph, job.sites)
+        start = graph.shared_values(probe)[found.start]
+        check_chain(graph, found, job.family, job.classes, start, probe_logits)
+        chain = found
     except NoChainError as error:
-        plan = make_plan(graph, job.family, None, str(error))
+        reason = str(error)
+    plan = make_plan(graph, job.family, chain, reason)
+    if chain is None:
         dense = DenseRun(graph, [site.unit_dim for site in job.sites], job.family, job.values, configs_per_batch, probe)
         for shared, labels, prediction in intact_batches():
             for configurations, logits in dense.logits(shared, len(labels)):
                 score(configurations, logits, labels, prediction)
     else:
-        plan = make_plan(graph, job.family, chain)
         walk = ChainRun(graph, chain, job.family, job.values, job.classes, start)
         # The prefix runs on batches as they come; the chain, which is narrow, on as many examples as it likes.
         starts = ((shared[chain.start], labels, prediction) for shared, labels, prediction in intact_batches())

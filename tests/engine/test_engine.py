@@ -250,6 +250,15 @@ def test_the_plan_counts_the_work(seeds_torch):
     assert rows["out"][0] == "compact"
 
 
+def test_an_error_of_the_data_stands_alone(images):
+    """Not as one that came up while another, of the engine's own, was handled."""
+    model, layers = image_networks()["convnet-relu"]
+    images[1][5] = 9
+    with pytest.raises(ValueError, match="label 9 of example 5") as raised:
+        sd.cumulative_ablation(model, layers, images)
+    assert raised.value.__context__ is None
+
+
 def test_progress_bar_ends_full(seeds_torch, capsys):
     model = mlp(8, (10, 10), 4, seed=0).eval()
     data = torch.randn(9, 8), torch.randint(0, 4, (9,))
