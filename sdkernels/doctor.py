@@ -12,7 +12,7 @@ import torch
 
 import sdkernels
 from sdkernels.ops.backend import BUILD_HINT, DEFAULT_BACKEND, choose_backend, native_library
-from sdkernels.ops.perturb import native, reference
+from sdkernels.ops.perturb import IMPLEMENTATIONS
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,25 @@ _PACKAGES = {
 def _native() -> Finding:
     name = "native CPU core"
     try:
-        path = native_library().__file__
+        library = native_library()
     except RuntimeError as error:
         return Finding(name, "broken", str(error))
-    if not torch.equal(native(*_trial("cpu")), reference(*_trial("cpu"))):
-        return Finding(name, "broken", f"{path} gives other numbers than the reference: {BUILD_HINT}")
-    return Finding(name, "ok", f"agrees with the reference ({path})")
+    if not torch.equal(_trial("native", "cpu"), _trial("reference", "cpu")):
+        return Finding(name, "broken", f"{library.__file__} gives other numbers than the reference: {BUILD_HINT}")
+    cuda = "with CUDA" if library.has_cuda else "without CUDA"
+    level = f"x86-64-v{library.cpu_level()}"
+    return Finding(name, "ok", f"agrees with the reference; {level}, built {cuda} ({library.__file__})")
 
 
 def _cuda() -> Finding:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         try:
-            agrees = torch.equal(reference(*_trial("cuda")).cpu(), reference(*_trial("cpu")))
+            backend = choose_backend(torch.device("cuda"), "perturb")
+            agrees = torch.equal(_trial(backend, "cuda").cpu(), _trial("reference", "cpu"))
         except RuntimeError as error:
             return Finding("CUDA", "broken", f"{names}: {str(error).splitlines()[0]}")
-        works = "gives what the CPU gives" if agrees else "gives other numbers than the CPU"
+        works = f"{backend} gives what the CPU gives" if agrees else f"{backend} gives other numbers than the CPU"
         return Finding("CUDA", "ok" if agrees else "broken", f"{names}; CUDA {torch.version.cuda}; {works}")
     if torch.version.cuda is None:
         return Finding("CUDA", "missing", "this torch is built without CUDA; for a GPU, install a CUDA build of torch")
@@ -84,9 +87,9 @@ def _cuda() -> Finding:
 
 def _triton() -> Finding:
     if importlib.util.find_spec("triton") is None:
-        return Finding("Triton", "missing", "no op needs it yet; it comes with CUDA builds of torch")
+        return Finding("Triton", "missing", "ops on GPUs need it; it comes with CUDA builds of torch")
     triton = importlib.import_module("triton")
-    return Finding("Triton", "ok", f"{getattr(triton, '__version__', 'of unknown version')}; no op uses it yet")
+    return Finding("Triton", "ok", f"{getattr(triton, '__version__', 'of unknown version')}; for ops on GPUs")
 
 
 def _interpreter() -> Finding:
@@ -96,7 +99,7 @@ def _interpreter() -> Finding:
 
 def _cuda_compiler() -> Finding:
     path = shutil.which("nvcc")
-    return Finding("nvcc", "ok" if path else "missing", path or "no op needs it yet")
+    return Finding("nvcc", "ok" if path else "missing", path or "only to build the CUDA C++ versions of some ops")
 
 
 def _backends() -> Finding:
@@ -112,10 +115,17 @@ def _backends() -> Finding:
     return Finding("ops run on", "ok", "; ".join(chosen) + asked)
 
 
-def _trial(device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, bool]:
-    """A small call of perturb."""
+def _trial(backend: str, device: str) -> torch.Tensor:
+    """A small call of perturb, with noise: bits that every backend must agree on."""
     x = torch.arange(24.0, device=device).view(2, 3, 4)
-    return x, torch.tensor([[True, False, True]], device=device), torch.tensor(-1.0, device=device), 1, True
+    ablated = torch.tensor([[True, False, True], [False, True, False]], device=device)
+    sigma, ids = torch.full((2, 3), 0.5, device=device), torch.arange(2, device=device)
+    out = torch.empty(2, 2, 3, 4, device=device)
+    seed = torch.tensor(7, device=device)
+    value = torch.tensor(-1.0, device=device)
+    run = IMPLEMENTATIONS[backend]
+    run(out, x, ablated, value, None, None, True, sigma, seed, ids, ids, 0, False, 1, True)
+    return out
 
 
 def _package(name: str, what_for: str) -> Finding:

@@ -3,6 +3,7 @@
 
 namespace sdkernels {
 
-enum Error : int { kOk = 0, kUnsupportedItemSize = 1 };
+// A failed CUDA call gives kCudaError plus CUDA's own number.
+enum Error : int { kOk = 0, kUnsupportedDType = 1, kCudaError = 1000 };
 
 }  // namespace sdkernels

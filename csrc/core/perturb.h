@@ -1,25 +1,35 @@
-// Clamp feature maps by select. Torch-free and Python-free: pointers and sizes in, an error code out.
+// Clamp units by select and add noise, many configurations at once. sdkernels/ops/perturb.py has the maths.
 #pragma once
 #include <cstdint>
 
 #include "error.h"
+#include "layout.h"
 
 namespace sdkernels {
 
-// One example is a dense [A, C, B] block: C units, A positions before the unit dimension, B after it.
-struct PerturbShape {
-  int64_t configurations;  // K
-  int64_t examples;        // N
-  int64_t before;          // A
-  int64_t units;           // C
-  int64_t after;           // B
+struct Perturb {
+  const void* x;                                // [K, N, A, C, B], of stride 0 over K where shared
+  const void* value;                            // [A, C, B]
+  void* y;                                      // [K, N, A, C, B]
+  const uint8_t* ablated;                       // [K, C], a byte each; or [K, ceil(C / 8)], a bit each
+  const void* scale;                            // [C] or null, as shift is; in the type that is computed in
+  const void* shift;                            // [C]
+  const void* sigma;                            // [K, C] or null; then the next three are null too
+  const int64_t* seed;                          // []
+  const int64_t* configurations;                // [K], ids
+  const int64_t* examples;                      // [N], ids
+  int64_t k, n, a, c, b;                        // sizes
+  int64_t x_k, y_k;                             // strides over configurations, in elements
+  Strides x_strides, y_strides, value_strides;  // value's n is not used
+  uint32_t site;
+  bool packed;  // a bit a unit: unit c is bit c % 8 of byte c / 8
+  bool relu;
+  bool per_map;  // one draw for all positions of a unit
+  int dtype;
 };
 
-// y[k,n,a,c,b] = ablated[k,c] ? value[a,c,b] : x[k,n,a,c,b]   (x[n,a,c,b] when x_is_shared)
-int perturb(const void* x,        // [N, A, C, B] shared, or [K, N, A, C, B]
-            const bool* ablated,  // [K, C]
-            const void* value,    // [A, C, B]
-            void* y,              // [K, N, A, C, B]
-            const PerturbShape& shape, bool x_is_shared, int64_t item_size, int threads);
+// y[k,n,a,c,b] = select(ablated[k,c], value[a,c,b], act(scale[c] x[k,n,a,c,b] + shift[c])) + sigma[k,c] normal
+int perturb(const Perturb& p, int threads);
+int perturb_cuda(const Perturb& p, void* stream);
 
 }  // namespace sdkernels

@@ -98,8 +98,9 @@ def _score(metrics: Sequence[Metric], logits: Tensor, labels: Tensor, intact: Te
     # The margin below which rounding may swap the first two classes; the same numbers as the contract states.
     margin = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}[logits.dtype]
     if logits.shape[1] > 1:
-        first, second = logits.topk(2).values.unbind(1)
-        largest = torch.where(logits > -1e3, logits.abs(), first.abs()[:, None]).amax(1)  # masks do not count
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        first, second = wide.topk(2).values.unbind(1)
+        largest = torch.where(wide > -1e3, wide.abs(), first.abs()[:, None]).amax(1)  # masks do not count
         scores["ambiguous"] = (second >= first - margin * largest).sum()
     else:
         scores["ambiguous"] = torch.zeros((), dtype=torch.int64)

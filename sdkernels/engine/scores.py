@@ -5,13 +5,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sdkernels.ops import score
+
 Metric = str | Callable[[Tensor, Tensor], Tensor]
 Metrics = Sequence[Metric]
 
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
 
-# A logit below this is taken for a mask, and does not count for the scale of its example.
-MASKED = -1e3
+# What the op calls them.
+COUNTED = {
+    "accuracy": "correct",
+    "loss": "loss",
+    "top5": "top",
+    "class_accuracy": "class_correct",
+    "agreement": "agreement",
+    "ambiguous": "ambiguous",
+}
 
 # Two logits closer than this, relative to the largest of their example, may change places by rounding alone.
 AMBIGUOUS_MARGIN = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
@@ -69,42 +78,23 @@ class Scores:
 
     def add(self, configurations: slice, logits: Tensor, labels: Tensor, intact_prediction: Tensor) -> None:
         """Add the scores of logits [K, N, L], of any strides, against labels [N], for a run of configurations."""
-        top, prediction = logits.max(-1)  # [K, N]; the first of equal logits, as argmax, which is slow on such strides
-        right = prediction == labels
+        counted = score(
+            logits,
+            labels,
+            loss="loss" in self.sums,
+            top=5 if "top5" in self.sums else None,
+            per_class="class_accuracy" in self.sums,
+            prediction=intact_prediction if "agreement" in self.sums else None,
+            margin=AMBIGUOUS_MARGIN[logits.dtype],
+        )
+        for name, sums in self.sums.items():
+            if name in COUNTED:
+                sums[configurations] += getattr(counted, COUNTED[name])
         for metric in self._metrics:
-            self.sums[metric_name(metric)][configurations] += self._score(
-                metric, logits, labels, prediction, right, intact_prediction
-            )
-        lowest = torch.where(logits > MASKED, logits, top[..., None]).amin(-1)
-        scale = torch.maximum(top.abs(), lowest.abs())  # the largest magnitude
-        close = logits >= (top - AMBIGUOUS_MARGIN[logits.dtype] * scale)[..., None]
-        self.sums["ambiguous"][configurations] += (close.sum(-1) > 1).sum(1)
-
-    def _score(
-        self,
-        metric: Metric,
-        logits: Tensor,
-        labels: Tensor,
-        prediction: Tensor,
-        right: Tensor,
-        intact_prediction: Tensor,
-    ) -> Tensor:
-        if metric == "accuracy":
-            return right.sum(1)
-        if metric == "agreement":
-            return (prediction == intact_prediction).sum(1)
-        if metric == "class_accuracy":
-            counts = torch.zeros(len(logits), self._classes, dtype=torch.int64, device=logits.device)
-            return counts.index_add_(1, labels, right.long())
-        if metric == "top5":
-            return (logits.topk(5, dim=-1).indices == labels[:, None]).any(-1).sum(1)
-        if metric == "loss":
-            wide = logits.double()
-            at_label = wide.gather(-1, labels.expand(len(logits), -1)[..., None]).squeeze(-1)
-            return (wide.logsumexp(-1) - at_label).sum(1)
-        assert callable(metric)  # noqa: S101 - check_metrics has refused other words
-        own = logits.clone(memory_format=torch.contiguous_format)  # the user's function may view it, or write into it
-        return torch.stack([_per_example(metric, one, labels).sum(dtype=torch.float64) for one in own])
+            if callable(metric):
+                own = logits.clone(memory_format=torch.contiguous_format)  # the user's function may write into it
+                values = [_per_example(metric, one, labels).sum(dtype=torch.float64) for one in own]
+                self.sums[metric_name(metric)][configurations] += torch.stack(values)
 
 
 def _per_example(metric: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:

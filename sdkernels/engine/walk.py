@@ -14,7 +14,7 @@ so that a whole curve costs one product. Adding only, never subtracting, keeps r
 
 A clamped unit is no longer a variable: what it sends on, pointwise(value), folds into the next layer's bias.
 
-Two layers with a ReLU between them run in one native kernel, :func:`sdkernels.ops.nested_linear`; every other chain is
+Two layers with a ReLU between them run in one kernel, :func:`sdkernels.ops.nested_linear`; every other chain is
 walked here, with activations units first, [C, N]: a prefix of units is then one dense block.
 """
 
@@ -31,7 +31,9 @@ from sdkernels.engine.families import Cumulative
 from sdkernels.engine.graph import Graph, is_close
 from sdkernels.ops import nested_linear
 from sdkernels.ops.backend import choose_backend
-from sdkernels.ops.nested_linear import DTYPES as CHAIN_DTYPES
+
+# What running sums are kept in: half precision would lose digits.
+CHAIN_DTYPES = (torch.float64, torch.float32)
 
 # Work buffers of one tile, in bytes: what stays in a processor's cache, and what keeps a GPU busy.
 WORKING_SET = {"cpu": 16 * 2**20, "cuda": 2**30}
@@ -116,17 +118,17 @@ class ChainRun:
                     yield tile, slice(at, at + len(logits)), logits.transpose(1, 2)
 
     def _fused(self, permuted: "_Permuted", activation: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """All points of an order by the native kernel: the first of them, and logits [T, L, N]."""
+        """All points of an order by one kernel: the first of them, and logits [T, L, N]."""
         first, last = permuted.layers
         logits = nested_linear(
             activation,
             permuted.units,
             first.weight,
             first.bias,
-            last.weight,
-            last.bias,
             first.living_in,
             first.living_out,
+            head=last.weight,
+            head_bias=last.bias,
         )
         logits = _apply(last.path, logits, logits)
         yield 0, torch.stack([self._tail(at_point) for at_point in logits]) if self._chain.tail else logits
@@ -220,8 +222,8 @@ class _Permuted:
 
 
 def _is_fused(chain: Chain, like: Tensor) -> bool:
-    """Whether the native kernel has this chain: Linear, ReLU, Linear."""
-    if len(chain.stages) != 2 or choose_backend(like.device) != "native":
+    """Whether a kernel has this chain: Linear, ReLU, Linear."""
+    if len(chain.stages) != 2 or choose_backend(like.device, "nested_linear") == "reference":
         return False
     first, last = chain.stages
     return first.after + last.before == [F.relu]

@@ -1,6 +1,25 @@
-"""Fused operations. Each module holds one op: its maths, its schema, its reference, its backends."""
+"""Fused operations. Each module holds one op: its maths, its schema, its reference, its backends.
 
-from sdkernels.ops.nested_linear import nested_linear
-from sdkernels.ops.perturb import perturb
+Their Triton kernels are in ``ops.triton``, their C++ and CUDA kernels in ``csrc/core``, under the same names.
+"""
 
-__all__ = ["nested_linear", "perturb"]
+from sdkernels.ops.class_histogram import class_histogram
+from sdkernels.ops.class_moments import ClassMoments
+from sdkernels.ops.nested_linear import nested_linear, nested_linear_score
+from sdkernels.ops.perturb import pack_mask, perturb
+from sdkernels.ops.random_stream import random_stream
+from sdkernels.ops.rank_one import rank_one
+from sdkernels.ops.score import Score, score
+
+__all__ = [
+    "ClassMoments",
+    "Score",
+    "class_histogram",
+    "nested_linear",
+    "nested_linear_score",
+    "pack_mask",
+    "perturb",
+    "random_stream",
+    "rank_one",
+    "score",
+]

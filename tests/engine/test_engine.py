@@ -12,6 +12,7 @@ from sdkernels.engine import dense
 from sdkernels.engine.graph import UntraceableError, trace
 from sdkernels.engine.sites import find_sites
 from sdkernels.lab.models import mlp
+from sdkernels.ops import perturb
 from tests.engine.networks import ConvNet, Residual, image_networks, with_lively_batch_norm
 
 
@@ -69,7 +70,7 @@ def test_the_dense_way_clamps_by_the_op(images, monkeypatch):
 
     def spy(x, ablated, value, **options):
         shapes.append((list(x.shape), list(ablated.shape), options["shared"]))
-        return torch.ops.sdkernels.perturb(x, ablated, value, options["unit_dim"], options["shared"])
+        return perturb(x, ablated, value, **options)
 
     monkeypatch.setattr(dense, "perturb", spy)
     sd.cumulative_ablation(model, layers, images, orders=1, points=[0, 5, 11], configs_per_batch=3)

@@ -120,7 +120,7 @@ def test_two_layers_run_in_the_fused_kernel(seeds_torch, monkeypatch, backend):
     model = mlp(8, (12, 7), 6, seed=0).double().eval()
     data = torch.randn(120, 8).double(), torch.randint(0, 6, (120,))
     calls = []
-    monkeypatch.setattr(walk, "nested_linear", lambda *a: calls.append(1) or nested_linear(*a))
+    monkeypatch.setattr(walk, "nested_linear", lambda *a, **options: calls.append(1) or nested_linear(*a, **options))
     for layers in (["relu1", "relu2"], ["relu2", "relu1"], ["relu1"]):
         calls.clear()
         options = {"orders": 4, "points": "all", "seed": 3, "value": 0.5}

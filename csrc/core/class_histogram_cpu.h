@@ -1,0 +1,48 @@
+// A thread has some units for itself, so counts need no locks.
+#pragma once
+#include <algorithm>
+
+#include "class_histogram.h"
+#include "level.h"
+#include "unit_rows_cpu.h"
+
+namespace sdkernels::SDKERNELS_LEVEL {
+namespace {
+
+// 0 for zero, else 1 + how many edges are not above the value; nan is above all.
+SDKERNELS_INLINE int64_t bin_of(double value, const double* edges, int64_t count) {
+  if (value == 0) return 0;
+  int64_t below = 0;
+  for (int64_t i = 0; i < count; ++i) below += !(value < edges[i]);
+  return 1 + below;
+}
+
+template <typename T>
+SDKERNELS_INLINE void count_tile(const Activation& x, const int64_t* labels, const double* edges, int64_t* counts,
+                                 int64_t edge_count, int64_t first, int64_t units) {
+  UnitRows rows{};
+  const T* tile = static_cast<const T*>(x.x) + first * x.strides.c;
+  for (int64_t n = 0; n < x.examples; ++n) {
+    unit_rows(x, tile + n * x.strides.n, units, rows);
+    int64_t* own = counts + (labels[n] * x.units + first) * (edge_count + 2);
+    for (int64_t i = 0; i < units; ++i)
+      ++own[i * (edge_count + 2) + bin_of(rows.mean[i], edges + (first + i) * edge_count, edge_count)];
+  }
+}
+
+}  // namespace
+
+int class_histogram(const Activation& x, const int64_t* labels, const double* edges, int64_t* counts, int64_t,
+                    int64_t edge_count, int threads) {
+  return with_dtype(x.dtype, [&](auto type) {
+    const int64_t tiles = (x.units + kTile - 1) / kTile;
+    [[maybe_unused]] const bool parallel = x.examples * x.before * x.units * x.after > kElementsWorthAThread;
+#pragma omp parallel for num_threads(threads) if (parallel) schedule(static)
+    for (int64_t tile = 0; tile < tiles; ++tile)
+      count_tile<decltype(type)>(x, labels, edges, counts, edge_count, tile * kTile,
+                                 std::min(kTile, x.units - tile * kTile));
+    return int(kOk);
+  });
+}
+
+}  // namespace sdkernels::SDKERNELS_LEVEL

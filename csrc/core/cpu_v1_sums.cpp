@@ -1,0 +1,11 @@
+// Kernels compared by tolerance, not by bits (fused multiply-adds are welcome), for any processor.
+#define SDKERNELS_LEVEL v1
+#include "class_histogram_cpu.h"
+#include "class_moments_cpu.h"
+#include "cpu.h"
+#include "nested_linear_cpu.h"
+#include "score_cpu.h"
+
+namespace sdkernels::v1 {
+const SumKernels kSums{&class_histogram, &class_moments, &nested_linear, &score};
+}  // namespace sdkernels::v1

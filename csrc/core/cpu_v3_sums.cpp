@@ -1,0 +1,13 @@
+// Kernels compared by tolerance, not by bits (fused multiply-adds are welcome), for x86-64-v3.
+#if defined(__x86_64__)
+#define SDKERNELS_LEVEL v3
+#include "class_histogram_cpu.h"
+#include "class_moments_cpu.h"
+#include "cpu.h"
+#include "nested_linear_cpu.h"
+#include "score_cpu.h"
+
+namespace sdkernels::v3 {
+const SumKernels kSums{&class_histogram, &class_moments, &nested_linear, &score};
+}  // namespace sdkernels::v3
+#endif

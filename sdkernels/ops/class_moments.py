@@ -1,0 +1,222 @@
+r"""Class-conditional means and variances of units, minima, maxima and firing rates, in one streaming pass.
+
+Maths
+-----
+Let :math:`\bar x_{n,c}` be the mean of unit c over the positions of example n. For every class :math:`l` and unit
+:math:`c`, over the examples of that class,
+
+.. math::
+
+   \mu_{l,c} = \frac{1}{n_l} \sum_{n \in l} \bar x_{n,c} \qquad
+   M_{l,c} = \sum_{n \in l} (\bar x_{n,c} - \mu_{l,c})^2
+
+and for every unit the mean and M2 over all elements :math:`x_{n,c,s}`, the least and the greatest element, and how many
+examples and elements are positive (a unit *fires* where it is). Moments are centred from the start, by Welford's update
+for an example and Chan's merge for a map (Chan, Golub, LeVeque 1979),
+
+.. math::
+
+   \delta = \mu_B - \mu_A \qquad \mu = \mu_A + \delta \frac{n_B}{n_A + n_B} \qquad
+   M = M_A + M_B + \delta^2 \frac{n_A n_B}{n_A + n_B}
+
+in float64: raw sums of squares would lose all digits of a variance that is small beside the mean.
+
+Floor: one read of ``x``.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from sdkernels.ops.backend import dispatcher, native_function, triton_version
+from sdkernels.ops.labels import check_activation, check_class_labels
+from sdkernels.ops.layout import DTYPE_CODES, by_units
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """Moments of C units over the examples seen so far, L classes; :meth:`update` adds a batch in place.
+
+    All on one device: ``count`` int64 ``[L]``, examples; ``mean`` and ``m2`` float64 ``[L, C]``, of the units' means
+    over positions; ``elements`` int64 ``[]``, elements a unit; ``element_mean`` and ``element_m2`` float64 ``[C]``;
+    ``minimum`` and ``maximum`` float64 ``[C]``, infinite before the first batch; ``fired`` and ``fired_elements`` int64
+    ``[C]``, how many examples and elements are positive. A nan makes the moments and extremes of its unit nan.
+
+    Example:
+        >>> moments = ClassMoments.empty(classes=2, units=1)
+        >>> moments.update(torch.tensor([[1.0], [3.0], [0.0]]), torch.tensor([0, 0, 1]))
+        >>> moments.mean, moments.variance(), moments.fired
+        (tensor([[2.],
+                [0.]], dtype=torch.float64), tensor([[1.],
+                [0.]], dtype=torch.float64), tensor([2]))
+    """
+
+    count: Tensor  # [L]
+    mean: Tensor  # [L, C]
+    m2: Tensor  # [L, C]
+    elements: Tensor  # []
+    element_mean: Tensor  # [C]
+    element_m2: Tensor  # [C]
+    minimum: Tensor  # [C]
+    maximum: Tensor  # [C]
+    fired: Tensor  # [C]
+    fired_elements: Tensor  # [C]
+
+    @classmethod
+    def empty(cls, classes: int, units: int, device: torch.device | str | None = None) -> "ClassMoments":
+        """No examples yet."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        return cls(
+            count=zeros(classes, dtype=torch.int64),
+            mean=zeros(classes, units),
+            m2=zeros(classes, units),
+            elements=zeros(dtype=torch.int64),
+            element_mean=zeros(units),
+            element_m2=zeros(units),
+            minimum=zeros(units) + torch.inf,
+            maximum=zeros(units) - torch.inf,
+            fired=zeros(units, dtype=torch.int64),
+            fired_elements=zeros(units, dtype=torch.int64),
+        )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The fields, in their order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def update(
+        self,
+        x: Tensor,  # [N, ...]
+        labels: Tensor,  # [N]
+        *,
+        unit_dim: int = 1,
+    ) -> None:
+        """Add a batch, in place.
+
+        Args:
+            x: activations ``[N, ...]``, units in dimension ``unit_dim``; float64, float32, bfloat16 or float16.
+            labels: int64 ``[N]``, 0 to L - 1.
+            unit_dim: at least 1.
+
+        Raises:
+            TypeError: a dtype that is not listed.
+            ValueError: shapes or devices that do not fit, an empty batch, labels out of range.
+        """
+        torch.ops.sdkernels.class_moments(x.detach(), labels, *self.tensors(), unit_dim)
+
+    def merge(self, other: "ClassMoments") -> None:
+        """Add what another has seen, in place; the order of merges changes only the last digits."""
+        _merge(self.count, self.mean, self.m2, other.count, other.mean, other.m2)
+        _merge(self.elements, self.element_mean, self.element_m2, other.elements, other.element_mean, other.element_m2)
+        self.minimum.copy_(torch.minimum(self.minimum, other.minimum))
+        self.maximum.copy_(torch.maximum(self.maximum, other.maximum))
+        self.fired.add_(other.fired)
+        self.fired_elements.add_(other.fired_elements)
+
+    def variance(self, correction: int = 0) -> Tensor:
+        """Of the units' means over positions, class by class, ``[L, C]``; nan for classes of too few examples."""
+        return self.m2 / _positive(self.count - correction)[:, None]
+
+    def element_variance(self, correction: int = 0) -> Tensor:
+        """Over all elements of a unit, ``[C]``."""
+        return self.element_m2 / _positive(self.elements - correction)
+
+    def over_classes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Count ``[]``, mean ``[C]`` and M2 ``[C]`` of the units' means over positions, all classes together."""
+        count = self.count.sum()
+        weight = self.count.double()[:, None] / _positive(count)
+        mean = (self.mean * weight).sum(0)
+        return count, mean, (self.m2 + self.count[:, None] * (self.mean - mean) ** 2).sum(0)
+
+    def dead(self) -> Tensor:
+        """Bool ``[C]``: units that never fired."""
+        return self.fired == 0
+
+
+def _positive(count: Tensor) -> Tensor:
+    """A count to divide by, float64: nan where it is none."""
+    return torch.where(count > 0, count.double(), torch.nan)
+
+
+def _merge(count: Tensor, mean: Tensor, m2: Tensor, count_b: Tensor, mean_b: Tensor, m2_b: Tensor) -> None:
+    """Chan's merge, in place; counts [L] stand before means [L, C], or [] before [C]."""
+    share = (count_b.double() / (count + count_b).clamp(min=1))[..., None]  # torch divides ints in float32
+    delta = mean_b - mean
+    delta = torch.where(count_b[..., None] > 0, delta, 0)
+    m2.add_(m2_b + delta**2 * share * count[..., None])
+    mean.add_(delta * share)
+    count.add_(count_b)
+
+
+def reference(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> None:
+    """The specification, in pure torch: two passes over a batch in float64, then a merge."""
+    *state, unit_dim = state_and_unit_dim
+    moments = ClassMoments(*state)  # type: ignore[arg-type]
+    wide = by_units(x, unit_dim).double()  # type: ignore[arg-type]  # [N, A, C, B]
+    positions = wide.shape[1] * wide.shape[3]
+    means = wide.mean((1, 3))  # [N, C]
+    batch = ClassMoments.empty(len(moments.count), means.shape[1], x.device)
+    for label in labels.unique().tolist():
+        own = means[labels == label]
+        batch.count[label] = len(own)
+        batch.mean[label] = own.mean(0)
+        batch.m2[label] = ((own - own.mean(0)) ** 2).sum(0)
+    batch.elements.fill_(len(x) * positions)
+    batch.element_mean.copy_(wide.mean((0, 1, 3)))
+    batch.element_m2.copy_(((wide - batch.element_mean[:, None]) ** 2).sum((0, 1, 3)))
+    batch.minimum.copy_(wide.amin((0, 1, 3)))
+    batch.maximum.copy_(wide.amax((0, 1, 3)))
+    batch.fired.copy_((wide > 0).any(3).any(1).sum(0))
+    batch.fired_elements.copy_((wide > 0).sum((0, 1, 3)))
+    moments.merge(batch)
+
+
+def native(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> None:
+    """The C++ version for CPU tensors, the CUDA version for CUDA tensors."""
+    *state, unit_dim = state_and_unit_dim
+    view = by_units(x, unit_dim)  # type: ignore[arg-type]
+    native_function("class_moments", x)(
+        view.data_ptr(),
+        labels.contiguous().data_ptr(),
+        [t.data_ptr() for t in state],  # type: ignore[union-attr]
+        list(view.shape),
+        list(view.stride()),
+        state[0].shape[0],  # type: ignore[union-attr]
+        DTYPE_CODES[x.dtype],
+    )
+
+
+IMPLEMENTATIONS = {"reference": reference, "native": native, "triton": triton_version("class_moments")}
+
+
+def _check(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> None:
+    *state, unit_dim = state_and_unit_dim
+    units = check_activation("class_moments", x, unit_dim)  # type: ignore[arg-type]
+    names = [field.name for field in fields(ClassMoments)]
+    given = dict(zip(names, state, strict=True))
+    classes = given["count"].numel()  # type: ignore[union-attr]
+    for name, empty in zip(names, ClassMoments.empty(classes, units, "meta").tensors(), strict=True):
+        tensor = given[name]
+        assert isinstance(tensor, Tensor)  # noqa: S101 - the schema says so
+        if tensor.dtype != empty.dtype or tensor.shape != empty.shape or tensor.device != x.device:
+            raise ValueError(
+                f"class_moments: with {classes} classes and {units} units, {name} is {empty.dtype} "
+                f"{list(empty.shape)} on {x.device}; got {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+            )
+        if not tensor.is_contiguous():
+            raise ValueError(f"class_moments: {name} must be contiguous; make all by ClassMoments.empty")
+    check_class_labels("class_moments", labels, len(x), classes, x.device)
+
+
+torch.library.define(
+    "sdkernels::class_moments",
+    "(Tensor x, Tensor labels, Tensor(a!) count, Tensor(b!) mean, Tensor(c!) m2, Tensor(d!) elements, "
+    "Tensor(e!) element_mean, Tensor(f!) element_m2, Tensor(g!) minimum, Tensor(h!) maximum, Tensor(i!) fired, "
+    "Tensor(j!) fired_elements, int unit_dim) -> ()",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.impl("sdkernels::class_moments", ("cpu", "cuda"))(dispatcher("class_moments", IMPLEMENTATIONS, _check))
+torch.library.register_fake("sdkernels::class_moments")(lambda x, *_: None)
