@@ -34,14 +34,13 @@ class Race:
         lines = [
             f"### {self.title}",
             "",
-            "| | seconds (median) | times sdkernels (median, least to most) |",
+            "| | time (median) | times sdkernels (median, least to most) |",
             "|---|---|---|",
         ]
         for name, seconds in self.seconds.items():
             ratios = self.ratios(name)
-            lines.append(
-                f"| {name} | {median(seconds):.2f} | {median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) |"
-            )
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            lines.append(f"| {name} | {duration(median(seconds))} | {median(ratios):.2f} ({spread}) |")
         notes = "; ".join(f"{name}: {note}" for name, note in {**self.notes, **machine()}.items())
         return "\n".join([*lines, "", notes])
 
@@ -53,15 +52,23 @@ class Race:
         (folder / f"{name}.json").write_text(json.dumps(raw, indent=2) + "\n")
 
 
-def race(title: str, contestants: Mapping[str, Callable[[], Any]], turns: int, notes: Mapping[str, Any]) -> Race:
-    """Run every contestant once a turn, ``turns`` times."""
+def race(
+    title: str, contestants: Mapping[str, Callable[[], Any]], turns: int, notes: Mapping[str, Any], runs: int = 1
+) -> Race:
+    """Run every contestant in every turn, ``runs`` times without a pause; its time is that of one run."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(turns):
         for name, contestant in contestants.items():
             start = perf_counter()
-            contestant()
-            seconds[name].append(perf_counter() - start)
+            for _ in range(runs):
+                contestant()
+            seconds[name].append((perf_counter() - start) / runs)
     return Race(title, seconds, notes)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or milliseconds where they are short."""
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1e3:.2f} ms"
 
 
 def machine() -> dict[str, str]:
