@@ -22,12 +22,12 @@ def hook_loop(
     """The whole network over the whole data set, once a configuration, with mask hooks."""
     modules = dict(model.named_modules())
     widths = [modules[name.replace("relu", "fc")].out_features for name in layers]
-    correct = torch.zeros(len(orders), len(points), dtype=torch.int64)
-    loss = torch.zeros(len(orders), len(points), dtype=torch.float64)
+    correct = torch.zeros(len(orders), len(points), dtype=torch.int64, device=inputs.device)
+    loss = torch.zeros(len(orders), len(points), dtype=torch.float64, device=inputs.device)
     with torch.no_grad():
         for r, order in enumerate(orders):
             for t, point in enumerate(points.tolist()):
-                keep = torch.ones(sum(widths))
+                keep = torch.ones(sum(widths), device=inputs.device)
                 keep[order[:point]] = 0
                 handles = [
                     modules[name].register_forward_hook(lambda _m, _a, out, mask=mask: out * mask)
@@ -55,12 +55,12 @@ def prefix_cache(
     first, second = (model.get_submodule(name) for name in ("fc2", "out"))
     prefix = nn.Sequential(model.get_submodule("fc1"), model.get_submodule("relu1"))
     width = first.in_features
-    keep = torch.ones(len(orders), len(points), orders.shape[1])
+    keep = torch.ones(len(orders), len(points), orders.shape[1], device=inputs.device)
     for r, order in enumerate(orders):
         for t, point in enumerate(points.tolist()):
             keep[r, t, order[:point]] = 0
-    correct = torch.zeros(len(orders), len(points), dtype=torch.int64)
-    loss = torch.zeros(len(orders), len(points), dtype=torch.float64)
+    correct = torch.zeros(len(orders), len(points), dtype=torch.int64, device=inputs.device)
+    loss = torch.zeros(len(orders), len(points), dtype=torch.float64, device=inputs.device)
     with torch.no_grad():
         for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
             hidden = prefix(x)

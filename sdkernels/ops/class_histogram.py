@@ -66,11 +66,11 @@ def reference(x: Tensor, labels: Tensor, edges: Tensor, counts: Tensor, unit_dim
 
 def native(x: Tensor, labels: Tensor, edges: Tensor, counts: Tensor, unit_dim: int) -> None:
     """The C++ version for CPU tensors, the CUDA version for CUDA tensors."""
-    view = by_units(x, unit_dim)
+    view, labels, edges = by_units(x, unit_dim), labels.contiguous(), edges.contiguous()
     native_function("class_histogram", x)(
         view.data_ptr(),
-        labels.contiguous().data_ptr(),
-        edges.contiguous().data_ptr(),
+        labels.data_ptr(),
+        edges.data_ptr(),
         counts.data_ptr(),
         list(view.shape),
         list(view.stride()),

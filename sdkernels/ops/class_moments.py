@@ -177,10 +177,10 @@ def reference(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> N
 def native(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> None:
     """The C++ version for CPU tensors, the CUDA version for CUDA tensors."""
     *state, unit_dim = state_and_unit_dim
-    view = by_units(x, unit_dim)  # type: ignore[arg-type]
+    view, labels = by_units(x, unit_dim), labels.contiguous()  # type: ignore[arg-type]
     native_function("class_moments", x)(
         view.data_ptr(),
-        labels.contiguous().data_ptr(),
+        labels.data_ptr(),
         [t.data_ptr() for t in state],  # type: ignore[union-attr]
         list(view.shape),
         list(view.stride()),

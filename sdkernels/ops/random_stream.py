@@ -41,8 +41,8 @@ _WORD = 2**32
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_ROOT_HALF = 0x3F3504F3  # the bits of sqrt(1/2) in float32
-_TWO_LN_2 = 1.3862943649291992  # 2 ln 2 in float32
+ROOT_HALF = 0x3F3504F3  # the bits of sqrt(1/2) in float32
+TWO_LN_2 = 1.3862943649291992  # 2 ln 2 in float32
 
 
 def random_stream(
@@ -132,10 +132,10 @@ def uniform_of(words: Tensor) -> Tensor:
 def normals_of(r0: Tensor, r1: Tensor) -> tuple[Tensor, Tensor]:
     """Two words -> two independent normals, float32."""
     # -2 ln(m 2**-24) with m = f 2**e, f in [sqrt(1/2), sqrt(2)), so that t = f - 1 keeps all digits where u is near 1
-    bits = (2**24 - (r0 >> 8)).float().view(torch.int32) - _ROOT_HALF
+    bits = (2**24 - (r0 >> 8)).float().view(torch.int32) - ROOT_HALF
     exponent = bits >> 23
-    t = ((bits & 0x7FFFFF) + _ROOT_HALF).view(torch.float32) - 1
-    square = (151 - 127 - exponent).float() * _TWO_LN_2 + t * _polynomial(LOG, t)
+    t = ((bits & 0x7FFFFF) + ROOT_HALF).view(torch.float32) - 1
+    square = (151 - 127 - exponent).float() * TWO_LN_2 + t * _polynomial(LOG, t)
     radius = square.double().sqrt().float()  # torch's own float32 root is not correctly rounded
     # the nearest quarter turn, and the rest of the angle as a fraction of one
     v = r1 >> 8

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sdkernels.ops.normal_coefficients import COS, LOG, SIN
-from sdkernels.ops.random_stream import _ROOT_HALF, _TWO_LN_2, KINDS
+from sdkernels.ops.random_stream import KINDS, ROOT_HALF, TWO_LN_2
 
 QUADS = 256  # of a program
 NUM_WARPS = 4
@@ -18,8 +18,8 @@ NUM_WARPS = 4
 _LOG, _LOG_TERMS = tl.constexpr(LOG), tl.constexpr(len(LOG))
 _SIN, _SIN_TERMS = tl.constexpr(SIN), tl.constexpr(len(SIN))
 _COS, _COS_TERMS = tl.constexpr(COS), tl.constexpr(len(COS))
-_ROOT_HALF_BITS = tl.constexpr(_ROOT_HALF)
-_TWO_LN_2_FLOAT = tl.constexpr(_TWO_LN_2)
+_ROOT_HALF_BITS = tl.constexpr(ROOT_HALF)
+_TWO_LN_2_FLOAT = tl.constexpr(TWO_LN_2)
 
 
 def random_stream(
