@@ -27,7 +27,7 @@ def by_units(x: Tensor, unit_dim: int, lead: int = 1) -> Tensor:
 
 
 def empty_like_examples(x: Tensor, shape: list[int], unit_dim: int, lead: int) -> Tensor:
-    """An uninitialised [*shape, *example] whose examples lie in memory as x's do, if those are dense; else contiguous."""
+    """An uninitialised [*shape, *example]; examples lie in memory as those of a dense x do, else contiguously."""
     example, strides = x.shape[lead:], x.stride()[lead:]
     order = sorted(range(len(example)), key=lambda d: strides[d], reverse=True)
     dense = x.permute(*range(lead), *(lead + d for d in order)).is_contiguous()

@@ -115,7 +115,8 @@ def nested_linear_score(
     Example:
         >>> a, eye = torch.tensor([[1.0, 2.0]]), torch.eye(2)
         >>> zero, units, living = torch.zeros(1, 2), torch.tensor([0, 1]), torch.tensor([2, 1])
-        >>> nested_linear_score(a, units, eye, zero, living, living, torch.tensor([1]), head=eye, head_bias=zero).correct
+        >>> labels = torch.tensor([1])
+        >>> nested_linear_score(a, units, eye, zero, living, living, labels, head=eye, head_bias=zero).correct
         tensor([1, 0])
     """
     _refuse_gradients(a, weight, bias, head, head_bias)
@@ -273,13 +274,13 @@ SCORE_IMPLEMENTATIONS = {
 }
 
 
-def _fake(a: Tensor, *others: Tensor | None | bool) -> Tensor:
+def _fake(a: Tensor, *others: Tensor | bool | None) -> Tensor:
     _, weight, _, head, _, _, living_out, _ = others
     rows = weight if head is None else head
     return a.new_empty(len(living_out), len(rows), len(a))  # type: ignore[arg-type]
 
 
-def _fake_score(a: Tensor, *others: Tensor | None | bool | int | float) -> tuple[Tensor, ...]:
+def _fake_score(a: Tensor, *others: Tensor | bool | int | float | None) -> tuple[Tensor, ...]:
     head, living_out, prediction, options = others[3], others[6], others[9], others[10:]
     return tuple(empty_sums(a, len(living_out), len(head), prediction is not None, options))  # type: ignore[arg-type]
 
@@ -333,7 +334,7 @@ def _check(
         raise ValueError(f"nested_linear: units is no permutation of 0..{a.shape[1] - 1}")
 
 
-def _check_score(a: Tensor, *others: Tensor | None | bool | int | float) -> None:
+def _check_score(a: Tensor, *others: Tensor | bool | int | float | None) -> None:
     _check(a, *others[:8])  # type: ignore[arg-type]
     labels, prediction = others[8:10]
     classes = len(others[3])  # type: ignore[arg-type]

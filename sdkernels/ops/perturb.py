@@ -273,7 +273,8 @@ def _check_out(out: Tensor, *arguments) -> None:  # type: ignore[no-untyped-def]
     expected = [ablated.shape[0], *(x.shape if shared else x.shape[1:])]
     if list(out.shape) != expected or out.dtype != x.dtype or out.device != x.device:
         raise ValueError(
-            f"perturb: out must be {x.dtype} {expected} on {x.device}; got {out.dtype} {list(out.shape)} on {out.device}"
+            f"perturb: out must be {x.dtype} {expected} on {x.device}; got {out.dtype} {list(out.shape)} on "
+            f"{out.device}"
         )
     if by_units(out, unit_dim, 2).data_ptr() != out.data_ptr() or torch._debug_has_internal_overlap(out) == 1:
         raise ValueError(f"perturb: out with strides {list(out.stride())} cannot be written; give a dense tensor")

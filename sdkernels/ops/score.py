@@ -68,7 +68,7 @@ def score(
         margin: count ambiguous examples, at least 0.
 
     Returns:
-        A :class:`Score`; each count int64 ``[K]``, ``loss`` float64 ``[K]`` in nats, ``class_correct`` int64 ``[K, L]``.
+        A :class:`Score`: counts int64 ``[K]``, ``loss`` float64 ``[K]`` in nats, ``class_correct`` int64 ``[K, L]``.
 
     Raises:
         TypeError: a dtype that is not listed.

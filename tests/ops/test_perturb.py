@@ -1,6 +1,7 @@
-"""perturb: every backend against the definition, bit for bit; a select computes nothing."""
+"""perturb: every backend against the definition, bit for bit; a select computes nothing. Noise has a file of its own."""
 
-import sys
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sdkernels.ops import perturb
-from sdkernels.ops.perturb import IMPLEMENTATIONS
+from sdkernels.ops import pack_mask, perturb
+from tests.ops.backends import DTYPES, big, drawn
+from tests.ops.perturbed import perturbed
+from tests.ops.tensors import LAYOUTS, chances, integers, laid_out, numbers, threads
+from tests.ops.tolerances import same_bits, same_numbers
 
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-SHAPES = [
+OP = "perturb"
+
+SHAPES = [  # of x [N, ...], the unit dimension
     ((5, 7), 1),  # [N, C]
     ((1, 1), 1),
     ((3, 1, 1, 1), 1),
@@ -20,184 +25,197 @@ SHAPES = [
     ((2, 64, 4, 4), 1),
     ((3, 11, 17), 2),  # [N, T, F]
     ((2, 3, 5, 2), 2),  # units in the middle
-    ((257, 101), 1),
+    pytest.param((7, 1031), 1, marks=big),
+    pytest.param((2, 60, 9, 9), 1, marks=big),
+    pytest.param((2, 300, 2, 4), 1, marks=big),
+    pytest.param((2, 3, 37, 29), 1, marks=big),
 ]
 
 
-@pytest.fixture(params=list(IMPLEMENTATIONS))
-def backend(request, monkeypatch):
-    monkeypatch.setenv("SDKERNELS_BACKEND", request.param)
-    return request.param
+def random_case(shape, unit_dim, shared, dtype=torch.float32, configurations=3, seed=0) -> tuple[Tensor, Tensor]:
+    x = numbers(shape if shared else (configurations, *shape), dtype, seed)
+    return x, chances((configurations, shape[unit_dim]), 0.4, seed)
 
 
-def elementwise(x: Tensor, ablated: Tensor, value: Tensor, unit_dim: int, shared: bool) -> Tensor:
-    """The definition, one configuration and unit at a time; shares nothing with the op."""
-    results = []
-    for k, mask in enumerate(ablated):
-        y = (x if shared else x[k]).clone()
-        full = value.expand(y.shape[1:])
-        for unit in mask.nonzero().flatten().tolist():
-            y.select(unit_dim, unit).copy_(full.select(unit_dim - 1, unit))
-        results.append(y)
-    return torch.stack(results)
-
-
-def random_case(shape, unit_dim, shared, dtype=torch.float32, configurations=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    full = shape if shared else (configurations, *shape)
-    x = torch.randn(full, generator=generator).to(dtype)
-    ablated = torch.rand(configurations, shape[unit_dim], generator=generator) < 0.4
-    return x, ablated, generator
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.view(bits), b.view(bits))
-
-
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-@pytest.mark.parametrize(("shape", "unit_dim"), SHAPES, ids=lambda v: str(v))
-@pytest.mark.parametrize("kind", ["number", "unit", "element"])
-def test_equals_the_definition(backend, shape, unit_dim, shared, kind):
-    x, ablated, generator = random_case(shape, unit_dim, shared)
+def values(kind: str, shape, unit_dim: int, dtype=torch.float32) -> Tensor:
     example = list(shape[1:])
-    per_unit = [n if d == unit_dim - 1 else 1 for d, n in enumerate(example)]
-    value = torch.randn({"number": [], "unit": per_unit, "element": example}[kind], generator=generator)
-    y = perturb(x, ablated, value, unit_dim=unit_dim, shared=shared)
-    assert same_bits(y, elementwise(x, ablated, value, unit_dim, shared))
-    assert y.is_contiguous()
+    a_unit = [n if d == unit_dim - 1 else 1 for d, n in enumerate(example)]
+    return numbers({"number": [], "unit": a_unit, "element": example}[kind], dtype, seed=1)
 
 
+def on(backend, *tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.to(backend.device) for t in tensors)
+
+
+def unusual(dtype: torch.dtype, shape) -> Tensor:
+    """Nan, infinities, both zeros, subnormals and the greatest number among others."""
+    x = numbers(shape, dtype)
+    least = torch.finfo(dtype).tiny * torch.finfo(dtype).eps
+    for i, special in enumerate([torch.nan, torch.inf, -torch.inf, 0.0, -0.0, least, -least, torch.finfo(dtype).max]):
+        x.flatten()[i::17] = special
+    return x
+
+
+@cache
+def a_case(shape, unit_dim: int, shared: bool, kind: str, mapped: bool) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Inputs on the CPU and what they become: the definition is slow."""
+    tensors = (*random_case(shape, unit_dim, shared), values(kind, shape, unit_dim))
+    maps = tuple(numbers([shape[unit_dim]], seed=seed) for seed in (2, 3)) if mapped else (None, None)
+    options: dict[str, Any] = {"scale": maps[0], "shift": maps[1], "relu": mapped}
+    return (*tensors, *maps), perturbed(*tensors, **options, unit_dim=unit_dim, shared=shared)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+@pytest.mark.parametrize(("shape", "unit_dim"), SHAPES, ids=str)
+def test_equals_the_definition(backend, shape, unit_dim, shared, layout):
+    for kind in ("number", "unit", "element"):
+        (x, ablated, value, *_), expected = a_case(shape, unit_dim, shared, kind, False)
+        strided = laid_out(x.to(backend.device), layout, unit_dim if shared else unit_dim + 1)
+        y = perturb(strided, *on(backend, ablated, value), unit_dim=unit_dim, shared=shared)
+        assert same_bits(y, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+@pytest.mark.parametrize(("shape", "unit_dim"), SHAPES, ids=str)
+def test_affine_and_relu_equal_the_definition(backend, shape, unit_dim, shared, layout):
+    (x, *small), expected = a_case(shape, unit_dim, shared, "element", True)
+    strided = laid_out(x.to(backend.device), layout, unit_dim if shared else unit_dim + 1)
+    ablated, value, scale, shift = on(backend, *small)
+    options: dict[str, Any] = {"relu": True, "unit_dim": unit_dim, "shared": shared}
+    assert same_bits(perturb(strided, ablated, value, scale=scale, shift=shift, **options), expected)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_dtype_keeps_its_bits(backend, dtype):
-    x, ablated, _ = random_case((6, 9, 3, 3), 1, True, dtype)
-    x.flatten()[::7] = float("nan")
-    x.flatten()[1::7] = float("-inf")
-    x.flatten()[2::7] = -0.0
-    value = torch.tensor(0.25, dtype=dtype)
-    assert same_bits(perturb(x, ablated, value), elementwise(x, ablated, value, 1, True))
+def test_a_select_keeps_every_bit(backend, dtype, layout):
+    x, ablated, value = unusual(dtype, (6, 9, 3, 3)), chances((4, 9), 0.4), unusual(dtype, (9, 3, 3))
+    y = perturb(laid_out(x.to(backend.device), layout), *on(backend, ablated, value))
+    assert same_bits(y, perturbed(x, ablated, value))
 
 
-def test_an_ablated_nan_becomes_the_value(backend):
-    x = torch.full((2, 3), float("nan"))
-    assert torch.equal(perturb(x, torch.ones(1, 3, dtype=torch.bool), torch.tensor(1.5)), torch.full((1, 2, 3), 1.5))
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+@pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
+@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_is_rounded_once(backend, dtype, affine, relu, layout):
+    x, ablated, value = unusual(dtype, (6, 9, 3, 3)), chances((4, 9), 0.4), unusual(dtype, (9, 1, 1))
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    maps = {"scale": numbers([9], wide, seed=2), "shift": numbers([9], wide, seed=3)} if affine else {}
+    moved = {name: t.to(backend.device) for name, t in maps.items()}
+    y = perturb(laid_out(x.to(backend.device), layout), *on(backend, ablated, value), relu=relu, **moved)
+    assert same_numbers(y, perturbed(x, ablated, value, relu=relu, **maps))
+
+
+def test_relu_keeps_nan_and_negative_zero(backend):
+    x = torch.tensor([[torch.nan, -0.0, 0.0, -1.0, -torch.inf, torch.inf]])
+    mask, zero = torch.zeros(1, 6, dtype=torch.bool), torch.tensor(0.0)
+    y = perturb(*on(backend, x, mask, zero), relu=True)
+    assert same_numbers(y, torch.tensor([[[torch.nan, -0.0, 0.0, 0.0, 0.0, torch.inf]]]))
+
+
+def test_what_is_clamped_is_not_computed_with(backend):
+    x, mask = torch.full((2, 3), torch.nan), torch.ones(1, 3, dtype=torch.bool)
+    nan = torch.full([3], torch.nan, device=backend.device)
+    y = perturb(*on(backend, x, mask, torch.tensor(-1.5)), scale=nan, shift=nan, relu=True)
+    assert same_bits(y, torch.full((1, 2, 3), -1.5))
+
+
+@pytest.mark.parametrize("units", [1, 7, 8, 9, 16, 17, 64, 71])
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+def test_packed_masks_are_the_same(backend, units, layout):
+    x, ablated = random_case((3, units, 2, 2), 1, True)
+    packed = pack_mask(ablated)
+    assert packed.shape == (3, -(-units // 8))
+    for k, c in ablated.nonzero():
+        assert packed[k, c // 8] >> c % 8 & 1
+    assert sum(int(byte).bit_count() for byte in packed.flatten()) == ablated.sum()
+    if units % 8:
+        packed[:, -1] |= 255 << units % 8 & 255  # bits that belong to no unit
+    value = torch.tensor(2.0)
+    y = perturb(laid_out(x.to(backend.device), layout), *on(backend, packed, value))
+    assert same_bits(y, perturbed(x, ablated, value))
+
+
+def test_any_strides_of_mask_and_value_are_read_right(backend):
+    x, ablated = random_case((10, 12, 3), 1, True)
+    mask = laid_out(ablated.double(), "transposed").bool()
+    value = laid_out(numbers((12, 3)), "every-other-unit")
+    narrow = laid_out(numbers((12,)), "contiguous")[:, None].expand(12, 3)
+    for v in (value, narrow, value.T.contiguous().T):
+        assert same_bits(perturb(*on(backend, x), mask.to(backend.device), v.to(backend.device)), perturbed(x, mask, v))
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_channels_last_stays_channels_last(backend, shared):
-    x, ablated, generator = random_case((4, 6, 3, 5), 1, shared)
-    x = x.movedim(-3, -1).contiguous().movedim(-1, -3)
-    value = torch.randn(6, 3, 5, generator=generator)
-    y = perturb(x, ablated, value, shared=shared)
-    assert same_bits(y.contiguous(), elementwise(x.contiguous(), ablated, value, 1, shared))
-    assert y[0].is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last", "every-other-unit", "window"])
+def test_the_result_lies_as_x_does(backend, layout, shared):
+    x, ablated = random_case((4, 6, 3, 5), 1, shared)
+    strided = laid_out(x.to(backend.device), layout, 1 if shared else 2)
+    y = perturb(strided, *on(backend, ablated, torch.tensor(0.0)), shared=shared)
+    assert y.is_contiguous() == (layout != "channels-last")
+    assert y.movedim(2, -1).is_contiguous() == (layout == "channels-last")
 
 
-def test_any_strides_are_read_right(backend):
-    x, ablated, _ = random_case((10, 12), 1, True)
-    strided, mask = x.t().contiguous().t()[::2], ablated.t().contiguous().t()
-    value = torch.arange(24.0)[::2]
-    assert same_bits(perturb(strided, mask, value), elementwise(strided, mask, value, 1, True))
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last", "every-other-unit", "every-other-position"])
+@pytest.mark.parametrize("of_x", ["contiguous", "channels-last"])
+def test_out_is_written_and_nothing_around_it(backend, layout, of_x):
+    x, ablated = random_case((4, 6, 3, 5), 1, True)
+    value = values("unit", x.shape, 1)
+    out = laid_out(torch.full((3, 4, 6, 3, 5), torch.nan, device=backend.device), layout, 2)
+    storage = out.new_empty(0).set_(out.untyped_storage())
+    storage.fill_(torch.nan)
+    result = perturb(laid_out(x.to(backend.device), of_x), *on(backend, ablated, value), out=out)
+    assert result is out
+    assert same_bits(out, perturbed(x, ablated, value))
+    assert int(storage.isnan().sum()) == storage.numel() - out.numel()
 
 
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(1, 5), st.integers(1, 4), st.data())
-def test_native_equals_reference_on_random_shapes(example, examples, configurations, data):
-    unit_dim = data.draw(st.integers(1, len(example)))
-    shared = data.draw(st.booleans())
-    seed = data.draw(st.integers(0, 1000))
-    x, ablated, generator = random_case(
-        (examples, *example), unit_dim, shared, configurations=configurations, seed=seed
+@drawn(150)
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    *(st.integers(1, n) for n in (5, 4)),
+    *(st.booleans() for _ in range(4)),
+    *(st.sampled_from(choices) for choices in (LAYOUTS, DTYPES, ["number", "unit", "element"])),
+    st.data(),
+)
+def test_everything_at_random(
+    backend, example, examples, configurations, shared, affine, relu, packed, layout, dtype, kind, data
+):
+    unit_dim = data.draw(st.integers(1, len(example)), label="unit_dim")
+    seed = data.draw(st.integers(0, 1000), label="seed")
+    shape = (examples, *example)
+    x, ablated = random_case(shape, unit_dim, shared, dtype, configurations, seed)
+    value = values(kind, shape, unit_dim, dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    units = [shape[unit_dim]]
+    maps = {"scale": numbers(units, wide, seed + 1), "shift": numbers(units, wide, seed + 2)} if affine else {}
+    strided = laid_out(x.to(backend.device), layout, unit_dim if shared else unit_dim + 1)
+    y = perturb(
+        strided,
+        *on(backend, pack_mask(ablated) if packed else ablated, value),
+        relu=relu,
+        unit_dim=unit_dim,
+        shared=shared,
+        **{name: t.to(backend.device) for name, t in maps.items()},
     )
-    value = torch.randn(example, generator=generator)
-    arguments = (x, ablated, value, unit_dim, shared)
-    assert same_bits(IMPLEMENTATIONS["native"](*arguments), IMPLEMENTATIONS["reference"](*arguments))
+    assert same_bits(y, perturbed(x, ablated, value, relu=relu, unit_dim=unit_dim, shared=shared, **maps))
 
 
-def test_many_threads_give_the_same(monkeypatch):
-    monkeypatch.setenv("SDKERNELS_BACKEND", "native")
-    x, ablated, _ = random_case((64, 500), 1, True, configurations=8)
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(perturb(x, ablated, torch.tensor(0.0)))
-    finally:
-        torch.set_num_threads(threads)
-    assert same_bits(results[0], results[1])
-    assert same_bits(results[0], results[2])
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+def test_threads_and_levels_do_not_matter(cpu_level, layout):
+    x, ablated = random_case((64, 50, 3, 3), 1, True, configurations=8)
+    value, scale, shift = values("element", x.shape, 1), numbers([50], seed=2), numbers([50], seed=3)
+    expected = perturbed(x, ablated, value, scale=scale, shift=shift, relu=True)
+    for count in (1, 2, 5):
+        with threads(count):
+            for mask in (ablated, pack_mask(ablated)):
+                y = perturb(laid_out(x, layout), mask, value, scale=scale, shift=shift, relu=True)
+                assert same_bits(y, expected)
 
 
-@pytest.mark.parametrize("transposed", [False, True], ids=["contiguous", "transposed"])
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-@pytest.mark.parametrize("gradient", [False, True], ids=["plain", "gradient"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
-def test_opcheck(backend, shared, transposed, gradient):
-    x, ablated, generator = random_case((4, 5, 3, 2), 1, shared)
-    value = torch.randn(5, 3, 2, generator=generator)
-    if transposed:
-        x = x.movedim(-3, -1).contiguous().movedim(-1, -3)
-    x.requires_grad_(gradient)
-    value.requires_grad_(gradient)
-    torch.library.opcheck(torch.ops.sdkernels.perturb.default, (x, ablated, value, 1, shared))
-
-
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_gradient(backend, shared):
-    x, ablated, generator = random_case((2, 3, 2), 1, shared, torch.float64)
-    value = torch.randn(3, 1, generator=generator, dtype=torch.float64, requires_grad=True)
-    x.requires_grad_()
-    # fast mode draws from the global random state, and gives it back
-    with torch.random.fork_rng(devices=[]):
-        assert torch.autograd.gradcheck(lambda x, v: perturb(x, ablated, v, shared=shared), (x, value))
-
-
-def test_full_graph_compile():
-    x, ablated, _ = random_case((8, 16), 1, True)
-
-    @torch.compile(fullgraph=True, backend="aot_eager")
-    def function(x: Tensor) -> Tensor:
-        return perturb(x * 2, ablated, torch.tensor(0.5)).sum(1)
-
-    assert torch.equal(function(x), elementwise(x * 2, ablated, torch.tensor(0.5), 1, True).sum(1))
-
-
-class TestRefusals:
-    x = torch.zeros(2, 3, 4)
-    ablated = torch.zeros(5, 3, dtype=torch.bool)
-    zero = torch.tensor(0.0)
-
-    @pytest.mark.parametrize(
-        ("arguments", "options", "error", "says"),
-        [
-            ((x.int(), ablated, zero.int()), {}, TypeError, "torch.int32"),
-            ((x, ablated.int(), zero), {}, TypeError, "ablated must be torch.bool"),
-            ((x, ablated, zero.double()), {}, TypeError, "value torch.float32"),
-            ((x[:0], ablated, zero), {}, ValueError, "empty"),
-            ((x, ablated, zero), {"unit_dim": 3}, ValueError, "unit_dim=3"),
-            ((x, ablated, zero), {"unit_dim": 0}, ValueError, "unit_dim=0"),
-            ((x, ablated[:, :2], zero), {}, ValueError, r"C = 3"),
-            ((x, ablated[:0], zero), {}, ValueError, r"\[K, C\]"),
-            ((x[:, None], ablated[:, :1], zero), {"shared": False, "unit_dim": 2}, ValueError, "C = 4"),
-            ((x[:, None], ablated, zero), {"shared": False}, ValueError, "2 configurations, ablated has 5"),
-            ((x, ablated, torch.zeros(3)), {}, ValueError, r"\[3, 1\]"),
-        ],
-    )
-    def test_is_refused(self, arguments, options, error, says):
-        with pytest.raises(error, match=says):
-            perturb(*arguments, **options)
-
-    def test_the_op_itself_checks(self):
-        with pytest.raises(ValueError, match="C = 3"):
-            torch.ops.sdkernels.perturb(self.x, torch.zeros(5, 10**6, dtype=torch.bool), self.zero, 1, True)
-
-    def test_unknown_backend(self, monkeypatch):
-        monkeypatch.setenv("SDKERNELS_BACKEND", "cuda")
-        with pytest.raises(ValueError, match="reference, native"):
-            perturb(self.x, self.ablated, self.zero)
-
-    def test_missing_native_core_is_named(self, monkeypatch):
-        monkeypatch.setenv("SDKERNELS_BACKEND", "native")
-        monkeypatch.setitem(sys.modules, "sdkernels._C", None)
-        with pytest.raises(RuntimeError, match=r"pip install.*SDKERNELS_BACKEND=reference"):
-            perturb(self.x, self.ablated, self.zero)
+def test_many_configurations(backend):
+    x, units = numbers((2, 9)), integers(0, 9, [40])
+    ablated = torch.nn.functional.one_hot(units, 9).bool()
+    y = perturb(*on(backend, x, ablated, torch.tensor(7.0)))
+    assert same_bits(y, perturbed(x, ablated, torch.tensor(7.0)))
