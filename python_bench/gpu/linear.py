@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from python_bench.gpu_case import TORCH, Case, require, runs
-from python_bench.gpu_clock import Cases, Clock, normal, require_close
-from python_bench.gpu_sums import torch_score
+from python_bench.gpu.case import TORCH, Case, require, runs
+from python_bench.gpu.clock import Cases, Clock, normal, require_close
+from python_bench.gpu.sums import torch_score
 from sdkernels.ops import nested_linear, nested_linear_score, rank_one
 from sdkernels.ops.nested_linear import IMPLEMENTATIONS as NESTED
 from sdkernels.ops.nested_linear import SCORE_IMPLEMENTATIONS as NESTED_SCORE

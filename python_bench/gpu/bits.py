@@ -6,8 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from python_bench.gpu_case import Ablation, backends
-from python_bench.gpu_clock import Cases, Measures, Row, as_bits
+from python_bench.gpu.case import Ablation, backends
+from python_bench.gpu.clock import Cases, Measures, Row, as_bits
 from sdkernels.ops.backend import interpreted
 from sdkernels.ops.layout import empty_like_examples
 from sdkernels.ops.perturb import IMPLEMENTATIONS as PERTURB

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from python_bench.gpu_clock import CheckError, Clock, Measures, Row, normal
+from python_bench.gpu.clock import CheckError, Clock, Measures, Row, normal
 from sdkernels.ops import pack_mask
 from sdkernels.ops.backend import interpreted, native_library
 from sdkernels.ops.layout import computed_in

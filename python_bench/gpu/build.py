@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 XDIST_WORKERS = 6  # share one GPU
 PLUGINS = [  # of pytest: module, name, options

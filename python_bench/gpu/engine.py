@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import sdkernels as sd
-from python_bench.gpu_clock import Cases, Measures, Row
+from python_bench.gpu.clock import Cases, Measures, Row
 from python_bench.opponents import Counts, hook_loop, prefix_cache, tuned_batch_size
 from python_bench.race import race
 from sdkernels.lab.models import mlp

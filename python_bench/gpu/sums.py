@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from python_bench.gpu_case import TORCH, Case, require, runs
-from python_bench.gpu_clock import Cases, Clock, normal, require_close
+from python_bench.gpu.case import TORCH, Case, require, runs
+from python_bench.gpu.clock import Cases, Clock, normal, require_close
 from sdkernels.ops import ClassMoments, class_histogram, score
 from sdkernels.ops.class_histogram import IMPLEMENTATIONS as HISTOGRAM
 from sdkernels.ops.class_histogram import reference as count_bins

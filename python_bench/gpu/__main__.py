@@ -21,9 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from python_bench.gpu_build import ROOT, build, child_environment, find_nvcc, run_tests
-from python_bench.gpu_report import Report
-from python_bench.gpu_worker import rows_of, supervise
+from python_bench.gpu.build import ROOT, build, child_environment, find_nvcc, run_tests
+from python_bench.gpu.report import Report
+from python_bench.gpu.worker import rows_of, supervise
 
 NO_GPU = 2
 MEASUREMENTS_LOG = "measurements.log"
@@ -127,7 +127,7 @@ def _measure(
     report: Report, stage: str, device: str, scale: str, scratch: Path, log: Path, limit: float, row_limit: float
 ) -> None:
     records = scratch / f"{stage}.jsonl"
-    command = [sys.executable, "-m", "python_bench.gpu_worker", stage, str(records)]
+    command = [sys.executable, "-m", "python_bench.gpu.worker", stage, str(records)]
     command += ["--device", device, "--scale", scale]
 
     def note() -> None:

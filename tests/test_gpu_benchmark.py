@@ -12,16 +12,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from python_bench import gpu, gpu_build
-from python_bench.gpu_bits import bits_cases, differing_bits
-from python_bench.gpu_build import arch_of, bounded, child_environment, counts_of
-from python_bench.gpu_case import TORCH
-from python_bench.gpu_clock import CheckError, Clock, ceilings, require_close, require_same_bits
-from python_bench.gpu_linear import linear_cases
-from python_bench.gpu_perturb import perturb_cases
-from python_bench.gpu_report import Report
-from python_bench.gpu_sums import sums_cases
-from python_bench.gpu_worker import DEAD_DEVICE, append_record, read_records, rows_of, supervise, work
+from python_bench.gpu import __main__ as gpu
+from python_bench.gpu import build as gpu_build
+from python_bench.gpu.bits import bits_cases, differing_bits
+from python_bench.gpu.build import arch_of, bounded, child_environment, counts_of
+from python_bench.gpu.case import TORCH
+from python_bench.gpu.clock import CheckError, Clock, ceilings, require_close, require_same_bits
+from python_bench.gpu.linear import linear_cases
+from python_bench.gpu.perturb import perturb_cases
+from python_bench.gpu.report import Report
+from python_bench.gpu.sums import sums_cases
+from python_bench.gpu.worker import DEAD_DEVICE, append_record, read_records, rows_of, supervise, work
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter's lane has tests of its own", allow_module_level=True)
@@ -333,7 +334,7 @@ def test_what_was_started_ends_with_the_command(tmp_path):
     """A SIGTERM reaches whoever is at work."""
     child, parent = "import time; time.sleep(60)", tmp_path / "parent.py"
     parent.write_text(
-        "import os, signal, sys\nfrom pathlib import Path\nfrom python_bench.gpu_build import bounded\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom python_bench.gpu.build import bounded\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
         f"bounded([sys.executable, '-c', 'import os; print(os.getpid(), flush=True); {child}'], "
         "Path(sys.argv[1]), dict(os.environ), 60)\n"
@@ -351,5 +352,5 @@ def test_what_was_started_ends_with_the_command(tmp_path):
 
 def test_modules_name_no_gpu_at_import():
     """Importing the command starts no CUDA and needs no package that is not installed yet."""
-    code = "import sys; import python_bench.gpu; assert 'torch' not in sys.modules and 'sdkernels' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(gpu.__file__).parents[1])
+    code = "import sys, python_bench.gpu.__main__; assert not {'torch', 'sdkernels'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(gpu.__file__).parents[2])

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from python_bench.gpu_case import TORCH, Ablation, Case, require, runs
-from python_bench.gpu_clock import Cases, Clock, Measures, require_close, require_same_bits
+from python_bench.gpu.case import TORCH, Ablation, Case, require, runs
+from python_bench.gpu.clock import Cases, Clock, Measures, require_close, require_same_bits
 from sdkernels.ops import perturb, random_stream
 from sdkernels.ops.layout import computed_in, empty_like_examples
 from sdkernels.ops.perturb import IMPLEMENTATIONS, reference

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from python_bench.gpu_build import ROOT
+from python_bench.gpu.build import ROOT
 
 STAGES = ("bits", "ceilings", "ops", "engine")
 SCALES = ("full", "quick", "tiny")
@@ -27,22 +27,22 @@ POLL = 0.1  # seconds
 
 
 def stage_cases(stage: str, device: Any, scale: str) -> Any:
-    """The cases of a stage, see :data:`python_bench.gpu_clock.Cases`."""
+    """The cases of a stage, see :data:`python_bench.gpu.clock.Cases`."""
     if stage == "bits":
-        from python_bench.gpu_bits import bits_cases
+        from python_bench.gpu.bits import bits_cases
 
         return bits_cases(device, scale)
     if stage == "engine":
-        from python_bench.gpu_engine import engine_cases
+        from python_bench.gpu.engine import engine_cases
 
         return engine_cases(device, scale)
-    from python_bench.gpu_clock import Clock, ceilings
+    from python_bench.gpu.clock import Clock, ceilings
 
     if stage == "ceilings":
         return ceilings(device, scale)
-    from python_bench.gpu_linear import linear_cases
-    from python_bench.gpu_perturb import perturb_cases
-    from python_bench.gpu_sums import sums_cases
+    from python_bench.gpu.linear import linear_cases
+    from python_bench.gpu.perturb import perturb_cases
+    from python_bench.gpu.sums import sums_cases
 
     clock = Clock(device, quick=scale != "full")
     return {
@@ -164,7 +164,7 @@ def _watch(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """``python -m python_bench.gpu_worker STAGE RECORDS``"""
+    """``python -m python_bench.gpu.worker STAGE RECORDS``"""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("records", type=Path)
