@@ -58,7 +58,7 @@ def class_histogram(
 def reference(x: Tensor, labels: Tensor, edges: Tensor, counts: Tensor, unit_dim: int) -> None:
     """The specification, in pure torch."""
     means = by_units(x, unit_dim).double().mean((1, 3))  # [N, C]
-    bins = 1 + torch.searchsorted(edges, means.t().contiguous(), right=True).t()  # [N, C]
+    bins = 1 + torch.searchsorted(edges.contiguous(), means.t().contiguous(), right=True).t()  # [N, C]
     bins[means == 0] = 0
     units = torch.arange(len(edges), device=x.device)
     counts.index_put_((labels[:, None], units, bins), counts.new_ones(()), accumulate=True)

@@ -76,7 +76,8 @@ def reference(
     wide = computed_in(z.dtype)
     positions = z.shape[2:]
     a, weight = a.to(wide)[:, units], weight.to(wide)[:, units]  # [N, K, S], [D, K]
-    change = -a if value is None else value.to(wide)[units].view(-1, *[1] * len(positions)) - a
+    clamped = 0 if value is None else value.to(wide)[units].view(-1, *[1] * len(positions))
+    change = clamped - a
     rows = (1, -1, *[1] * len(positions))  # of d, against [N, D, S]
     y = torch.stack([z.to(wide) + weight[:, k].view(rows) * change[:, k, None] for k in range(len(units))])
     if scale is not None and shift is not None:

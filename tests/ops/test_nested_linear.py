@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdkernels.ops import nested_linear
-from sdkernels.ops.nested_linear import IMPLEMENTATIONS
 from tests.ops.backends import DTYPES, big, drawn
 from tests.ops.nested import error_of, nested, on, random_case
 from tests.ops.tensors import laid_out, numbers, threads
@@ -30,9 +29,8 @@ SHAPES = [  # N, C, D, L (0 without a head), T
 ]
 
 
-@pytest.mark.parametrize("relu", [True, False], ids=["relu", "linear"])
 @pytest.mark.parametrize("per_point", [False, True], ids=["one-bias", "bias-a-point"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "relu"), [*((dtype, True) for dtype in DTYPES), (torch.float32, False)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_the_definition(backend, shape, dtype, per_point, relu):
     case = random_case(shape, dtype, per_point=per_point) | {"relu": relu}
@@ -55,7 +53,7 @@ def test_whole_numbers_are_exact_at_any_shape(backend, shape, per_point, relu, d
     """Sums of whole numbers round nowhere, but at the end to float16 and bfloat16."""
     case = random_case(shape, dtype, per_point=per_point, whole=True, seed=seed) | {"relu": relu}
     result = nested_linear(**on(backend, case))
-    assert same_bits(result + 0.0, nested(**case).to(dtype) + 0.0)  # -0 + 0 is +0
+    assert same_bits(result + 0.0, nested(**case).to(dtype) + 0.0)  # of either sign
 
 
 def test_is_as_exact_as_the_plain_products(native, monkeypatch):
@@ -125,14 +123,14 @@ def test_points_that_change_nothing_give_the_same(backend):
 @pytest.mark.parametrize("classes", [0, 10], ids=["outputs", "head"])
 @pytest.mark.parametrize("layout", ["transposed", "every-other-unit", "window"])
 def test_any_strides_are_read_right(backend, layout, classes):
-    case = random_case((37, 13, 17, classes, 5), per_point=True)
-    expected = nested_linear(**on(backend, case))
+    case = random_case((37, 13, 17, classes, 5), per_point=True, whole=True)
+    expected = nested(**case).float()
     strided = {name: laid_out(t, layout) for name, t in on(backend, case).items() if t.is_floating_point()}
     assert same_bits(nested_linear(**{**on(backend, case), **strided}), expected)
     examples = case["a"].repeat_interleave(2, 0).to(backend.device)[::2]
     assert same_bits(nested_linear(**{**on(backend, case), "a": examples}), expected)
     for name in ("units", "living_in", "living_out"):
-        case[name] = torch.stack([case[name], case[name] - 10**6], 1)[:, 0]
+        case[name] = torch.stack([on(backend, case)[name], on(backend, case)[name] - 10**6], 1)[:, 0]
     assert same_bits(nested_linear(**on(backend, case)), expected)
 
 
@@ -191,7 +189,7 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["a", "weight", "bias", "head", "head_bias"])
     def test_gradients_are_refused(self, native, name):
         case = {**self.case, name: numbers(self.case[name].shape).requires_grad_()}
-        with pytest.raises(RuntimeError, match="nested_linear has no gradient; call it under torch.no_grad"):
+        with pytest.raises(RuntimeError, match=r"nested_linear has no gradient; call it under torch\.no_grad"):
             nested_linear(**case)
         with torch.no_grad():
             nested_linear(**case)
@@ -201,7 +199,3 @@ class TestRefusals:
         order = ("a", "units", "weight", "bias", "head", "head_bias", "living_in", "living_out")
         with pytest.raises(ValueError, match="no permutation"):
             torch.ops.sdkernels.nested_linear(*(case[name] for name in order), True)
-
-
-def test_every_backend_has_it():
-    assert sorted(IMPLEMENTATIONS) == ["native", "reference", "triton"]

@@ -1,0 +1,148 @@
+"""Which implementation runs: what was asked for, or the device's default, or an error that says how to get it."""
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sdkernels import _C
+from sdkernels.ops.backend import BACKENDS, choose_backend, native_function, native_library
+from tests.ops.test_registered_ops import CASES, IMPLEMENTED_WITH
+
+CPU, GPU, OTHER = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
+
+
+@pytest.fixture(autouse=True)
+def nobody_asks(monkeypatch):
+    monkeypatch.delenv("SDKERNELS_BACKEND", raising=False)
+
+
+@pytest.fixture
+def triton_is_there(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name == "triton" else found(name))
+
+
+@pytest.fixture
+def triton_is_not(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else found(name))
+
+
+def test_defaults(triton_is_there):
+    assert choose_backend(CPU) == "native"
+    assert choose_backend(GPU) == "triton"
+    assert choose_backend(OTHER) == "reference"
+
+
+@pytest.mark.parametrize("device", [CPU, GPU, OTHER], ids=str)
+def test_the_reference_runs_anywhere(monkeypatch, device):
+    monkeypatch.setenv("SDKERNELS_BACKEND", "reference")
+    assert choose_backend(device) == "reference"
+
+
+def test_an_unknown_backend_is_named(monkeypatch):
+    monkeypatch.setenv("SDKERNELS_BACKEND", "cuda")
+    with pytest.raises(ValueError, match="SDKERNELS_BACKEND='cuda' is no backend; choose one of reference, native"):
+        choose_backend(CPU)
+
+
+def test_native_runs_on_cpu_and_cuda_only(monkeypatch):
+    monkeypatch.setenv("SDKERNELS_BACKEND", "native")
+    with pytest.raises(RuntimeError, match="runs on CPU and CUDA tensors, got one on meta"):
+        choose_backend(OTHER)
+
+
+def test_native_without_cuda_is_named(monkeypatch):
+    monkeypatch.setenv("SDKERNELS_BACKEND", "native")
+    monkeypatch.setitem(sys.modules, "sdkernels._C", SimpleNamespace(has_cuda=False))
+    with pytest.raises(RuntimeError, match=r"built without CUDA; unset SDKERNELS_BACKEND .* SDKERNELS_CUDA=1"):
+        choose_backend(GPU)
+
+
+def test_an_op_without_a_cuda_version_is_named(monkeypatch):
+    monkeypatch.setenv("SDKERNELS_BACKEND", "native")
+    monkeypatch.setitem(sys.modules, "sdkernels._C", SimpleNamespace(has_cuda=True, perturb_cuda=None))
+    assert choose_backend(GPU, "perturb") == "native"
+    with pytest.raises(RuntimeError, match="score has no CUDA C\\+\\+ version; unset it"):
+        choose_backend(GPU, "score")
+
+
+def test_a_missing_core_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sdkernels._C", None)
+    for run in (native_library, lambda: choose_backend(CPU)):
+        with pytest.raises(RuntimeError, match=r"core is missing .*pip install.*SDKERNELS_BACKEND=reference"):
+            run()
+
+
+@pytest.mark.parametrize("device", [CPU, GPU], ids=str)
+def test_missing_triton_is_named(monkeypatch, triton_is_not, device):
+    monkeypatch.setenv("SDKERNELS_BACKEND", "triton")
+    with pytest.raises(RuntimeError, match=f"triton, which runs ops on {device}, is not installed: install triton"):
+        choose_backend(device)
+
+
+def test_missing_triton_is_named_where_it_is_the_default(triton_is_not):
+    with pytest.raises(RuntimeError, match="SDKERNELS_BACKEND=reference to run pure torch"):
+        choose_backend(GPU)
+
+
+def test_triton_runs_on_the_cpu_in_its_interpreter_only(monkeypatch, triton_is_there):
+    monkeypatch.setenv("SDKERNELS_BACKEND", "triton")
+    with pytest.raises(RuntimeError, match=r"runs on CUDA tensors, got one on cpu; .*TRITON_INTERPRET=1"):
+        choose_backend(CPU)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose_backend(CPU) == "triton"
+
+
+@pytest.mark.parametrize("chosen", BACKENDS)
+@pytest.mark.parametrize("op", list(CASES))
+def test_the_chosen_one_runs_and_no_other(monkeypatch, triton_is_there, op, chosen):
+    module = importlib.import_module(f"sdkernels.ops.{IMPLEMENTED_WITH.get(op, op)}")
+    implementations = module.SCORE_IMPLEMENTATIONS if op == "nested_linear_score" else module.IMPLEMENTATIONS
+    assert tuple(implementations) == BACKENDS
+
+    class RanError(Exception):
+        pass
+
+    def run(*_):
+        raise RanError
+
+    monkeypatch.setenv("SDKERNELS_BACKEND", chosen)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setitem(implementations, chosen, run)
+    (arguments, *_) = CASES[op].values()
+    with pytest.raises(RanError):
+        getattr(torch.ops.sdkernels, op)(*arguments())
+
+
+@pytest.mark.parametrize("op", list(CASES))
+def test_no_op_falls_back_in_silence(monkeypatch, op):
+    monkeypatch.setitem(sys.modules, "sdkernels._C", None)
+    (arguments, *_) = CASES[op].values()
+    with pytest.raises(RuntimeError, match="native core is missing"):
+        getattr(torch.ops.sdkernels, op)(*arguments())
+
+
+def test_an_error_of_the_core_becomes_an_exception(monkeypatch):
+    given = []
+    core = SimpleNamespace(anything=lambda *arguments: given.append(arguments) or 3)
+    monkeypatch.setitem(sys.modules, "sdkernels._C", core)
+    with pytest.raises(RuntimeError, match=r"sdkernels\.anything: .* refused the call \(error code 3\)"):
+        native_function("anything", torch.zeros(1))(5, 6)
+    assert given == [(5, 6, torch.get_num_threads())]
+
+
+def test_the_core_refuses_a_dtype_that_it_does_not_know():
+    """Behind the checks in Python: an error code, nothing read."""
+    assert _C.score(0, 0, 0, [0] * 6, [1, 1, 1], [1, 1, 1], 0, -1.0, 9, 1) != 0
+
+
+def test_importing_the_ops_imports_no_kernels_and_starts_no_gpu():
+    code = "import sys, torch, sdkernels.ops; print(*sys.modules, 'GPU' if torch.cuda.is_initialized() else '')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not [module for module in run.stdout.split() if module.startswith("sdkernels.ops.triton") or module == "GPU"]
