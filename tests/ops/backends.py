@@ -55,7 +55,7 @@ big = pytest.mark.not_interpreted
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def drawn(examples: int, interpreted: int = 8) -> settings:
+def drawn(examples: int, interpreted: int = 6) -> settings:
     """For hypothesis: how many examples in either lane. The fixture ``backend`` is the same for all of them.
 
     Where there is a GPU there are fewer: nearly each is a kernel to compile.

@@ -1,6 +1,7 @@
-"""Offsets beyond 32 bits, in every dimension of every input: tensors whose parts lie 2**32 elements apart.
+"""Offsets beyond 32 bits, in every dimension of every input: five slices that lie 2**30 elements apart.
 
-Their memory is a file with holes, so almost nothing of it exists. What a 32-bit offset would read is poisoned.
+Each stride fits 32 bits, the last offset does not. The memory is a file with holes, so almost nothing of it exists;
+what a 32-bit offset would reach, also a negative one, is within it and holds other numbers.
 """
 
 import pytest
@@ -18,7 +19,8 @@ from tests.ops.scored import assert_scores, scored
 from tests.ops.tensors import chances, integers, numbers
 from tests.ops.tolerances import MOMENTS, same_bits
 
-APART = 2**32 + 4096
+SLICES, APART = 5, 2**30 + 1024
+BEFORE = 2**31  # what offsets that wrapped round would reach
 
 
 def on_backends_of(op: str):
@@ -27,16 +29,15 @@ def on_backends_of(op: str):
 
 @pytest.fixture
 def far(far_memory, backend):
-    """A function (x, dim) -> the float16 numbers of x, of size 2 in dim, with its halves APART in memory."""
+    """A function (x, dim) -> the float16 numbers of x with its five slices in dim APART in memory."""
 
     def lay(x: Tensor, dim: int) -> Tensor:
-        assert x.shape[dim] == 2
-        assert x.numel() < 4096
-        memory = far_memory(torch.float16, APART + 8192, backend.device)
-        memory[:8192] = memory[APART:] = -77
+        assert x.shape[dim] == SLICES
+        assert x.numel() < 1024
+        memory = far_memory(torch.float16, BEFORE + SLICES * APART, backend.device)
         dense = x.movedim(dim, 0).contiguous().movedim(0, dim)
         strides = [APART if d == dim else s for d, s in enumerate(dense.stride())]
-        return memory.as_strided(x.shape, strides).copy_(x)
+        return memory.as_strided(x.shape, strides, BEFORE).copy_(x)
 
     return lay
 
@@ -48,8 +49,8 @@ def halves(*shape: int) -> Tensor:
 @pytest.mark.parametrize("dim", range(4))
 @on_backends_of("perturb")
 def test_perturb_reads(backend, far, dim):
-    x, ablated = halves(*(2 if d == dim else 3 for d in range(4))), chances((2 if dim == 0 else 3, 3), 0.4)
-    ablated, value = ablated[:, : x.shape[2]], torch.tensor(0.5).half()
+    k, n, c, s = (SLICES if d == dim else 3 for d in range(4))
+    x, ablated, value = halves(k, n, c, s), chances((k, c), 0.4), torch.tensor(0.5).half()
     y = perturb(far(x, dim), ablated.to(backend.device), value.to(backend.device), relu=True, shared=False)
     assert same_bits(y, perturbed(x, ablated, value, relu=True, shared=False))
 
@@ -58,7 +59,7 @@ def test_perturb_reads(backend, far, dim):
 @pytest.mark.parametrize("dim", range(4))
 @on_backends_of("perturb")
 def test_perturb_writes(backend, far, dim, noisy):
-    k, n, c, s = (2 if d == dim else 3 for d in range(4))
+    k, n, c, s = (SLICES if d == dim else 3 for d in range(4))
     x, ablated, value = halves(n, c, s), chances((k, c), 0.4), torch.tensor(0.5).half()
     options = {"sigma": torch.ones(k, c), "configurations": torch.arange(k), "examples": torch.arange(n)}
     moved = {name: t.to(backend.device) for name, t in options.items()}
@@ -71,7 +72,7 @@ def test_perturb_writes(backend, far, dim, noisy):
 @pytest.mark.parametrize("dim", range(3))
 @on_backends_of("class_moments")
 def test_class_moments_reads(backend, far, dim):
-    x = halves(*(2 if d == dim else 5 for d in range(3)))
+    x = halves(*(SLICES if d == dim else 3 for d in range(3)))
     labels = integers(0, 2, [len(x)])
     assert_equal(of_batches(far(x, dim), labels, 2, [], backend.device), exact_moments(x, labels, 2), MOMENTS)
 
@@ -79,7 +80,7 @@ def test_class_moments_reads(backend, far, dim):
 @pytest.mark.parametrize("dim", range(3))
 @on_backends_of("class_histogram")
 def test_class_histogram_reads(backend, far, dim):
-    x = halves(*(2 if d == dim else 5 for d in range(3)))
+    x = halves(*(SLICES if d == dim else 3 for d in range(3)))
     labels, edges = integers(0, 2, [len(x)]), ascending(x.shape[1], 3)
     counts = torch.zeros(2, x.shape[1], 5, dtype=torch.int64, device=backend.device)
     class_histogram(far(x, dim), labels.to(backend.device), edges.to(backend.device), counts)
@@ -90,7 +91,7 @@ def test_class_histogram_reads(backend, far, dim):
 @pytest.mark.parametrize("classes", [5, 40])
 @on_backends_of("score")
 def test_score_reads(backend, far, dim, classes):
-    logits = halves(*(2 if d == dim else n for d, n in enumerate((3, 5, classes))))
+    logits = halves(*(SLICES if d == dim else n for d, n in enumerate((3, 4, classes))))
     labels = integers(0, logits.shape[2], [logits.shape[1]])
     found = score(far(logits, dim), labels.to(backend.device), top=2, per_class=True)
     assert_scores(found, scored(logits, labels, top=2, per_class=True), 1e-4)
@@ -100,7 +101,7 @@ def test_score_reads(backend, far, dim, classes):
 @pytest.mark.parametrize("name", ["z", "a"])
 @on_backends_of("rank_one")
 def test_rank_one_reads(backend, far, dim, name):
-    n, units, positions = (2 if d == dim else 5 for d in range(3))
+    n, units, positions = (SLICES if d == dim else 3 for d in range(3))
     case = clamped.random_case((n, units, units, (positions,), 3), torch.float16)
     expected = clamped.clamped(**case)
     assert same_bits(rank_one(**{**clamped.on(backend, case), name: far(case[name], dim)}), expected)
@@ -109,7 +110,8 @@ def test_rank_one_reads(backend, far, dim, name):
 @pytest.mark.parametrize("dim", range(2))
 @on_backends_of("nested_linear")
 def test_nested_linear_reads(backend, far, dim):
-    n, c = (2 if d == dim else 9 for d in range(2))
+    n, c = (SLICES if d == dim else 9 for d in range(2))
     case = random_case((n, c, 4, 3, 2), torch.float16, whole=True)
+    case["living_in"], case["living_out"] = torch.tensor([c, c - 1]), torch.tensor([4, 4])
     result = nested_linear(**{**on(backend, case), "a": far(case["a"], dim)})
     assert same_bits(result + 0.0, nested(**case).half() + 0.0)
