@@ -4,6 +4,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """These tests need Triton and nvcc; who does not ask for them need not have them."""
+    return True if "not compile" in config.option.markexpr else None
+
+
 COLUMNS = ("source", "kernel", "variant", "arch", "registers", "shared", "stack", "spills")
 
 

@@ -4,7 +4,6 @@ The launchers run on CPU tensors; where they would start a kernel, it is compile
 """
 
 import importlib
-import os
 import pkgutil
 import re
 import subprocess
@@ -15,20 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
 
+import sdkernels.ops.triton
 from sdkernels.ops.class_moments import ClassMoments
 from sdkernels.ops.layout import computed_in
-
-triton = pytest.importorskip("triton")
-if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("nothing is compiled in Triton's interpreter", allow_module_level=True)
-
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource, make_backend  # noqa: E402
-from triton.runtime.jit import JITFunction, create_function_from_signature  # noqa: E402
-
-import sdkernels.ops.triton  # noqa: E402
 
 pytestmark = pytest.mark.compile
 

@@ -12,10 +12,6 @@ from tests.ops.backends import INTERPRETED, backends_of, cpu_levels
 collect_ignore = [] if INTERPRETED or torch.cuda.is_available() else ["test_triton_shares.py"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "not_interpreted: too big for Triton's interpreter")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not INTERPRETED:
         return

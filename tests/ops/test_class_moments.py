@@ -183,6 +183,14 @@ def test_nan_and_inf_stay_in_their_unit_and_class(backend, special, positions, l
         assert (moments.minimum if special > 0 else moments.maximum)[2].isfinite()
 
 
+def test_batches_without_a_class_leave_it_alone(backend):
+    """Even where its mean is infinite."""
+    moments = updated(backend, torch.tensor([[torch.inf, 1.0]], device=backend.device), torch.tensor([0]), 2)
+    moments.update(torch.tensor([[3.0, 5.0]], device=backend.device), torch.tensor([1], device=backend.device))
+    assert moments.mean.tolist() == [[torch.inf, 1.0], [3.0, 5.0]]
+    assert moments.count.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
 def test_firing_is_being_positive_anywhere(backend, layout):
     x = torch.zeros(4, 6, 2, 3)

@@ -61,6 +61,14 @@ def test_results_lie_as_x_does(shape, unit_dim, layout):
     assert (y.movedim(1 + unit_dim, -1) if units_last else y).is_contiguous()
 
 
+def test_any_dense_order_of_one_stride_is_kept():
+    tokens = numbers((4, 6, 5)).transpose(1, 2)  # [N, T, F], T side by side
+    assert empty_like_examples(tokens, [7, 4], 2, 1).stride() == (4 * 30, 30, 1, 5)
+    turned = numbers((4, 6, 3, 8)).mT  # no one stride counts the positions
+    assert empty_like_examples(turned, [7, 4], 1, 1).is_contiguous()
+    assert empty_like_examples(laid_out(tokens, "every-other-unit", 2), [7, 4], 2, 1).is_contiguous()
+
+
 class Allocations(TorchDispatchMode):
     """Notes the bytes of each storage that torch's operations make."""
 

@@ -63,7 +63,7 @@ def test_rank_one_of_several_units(backend, divided, programs):
     assert same_bits(rank_one(**clamped.on(backend, case)), clamped.clamped(**case))
 
 
-@pytest.mark.parametrize("programs", [1, 2])
+@pytest.mark.parametrize("programs", [1, 4])  # of two configurations
 @pytest.mark.parametrize("classes", [3, 40])
 @on_triton("score")
 def test_score_of_several_tiles(backend, divided, classes, programs):
