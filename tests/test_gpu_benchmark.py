@@ -258,7 +258,7 @@ class TestBuild:
         seen = []
 
         def run(command, log, environment, limit):
-            seen.append({k: v for k, v in environment.items() if k.startswith("SDKERNELS")})
+            seen.append({k: v for k, v in environment.items() if k.startswith("SDKERNELS_CUDA")})
             log.write_text("x.cu(3): error: expected a semicolon\n")
             return int(environment["SDKERNELS_CUDA"] == "1"), 0.0
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdkernels import _C
-from tests.ops.backends import INTERPRETED, backends_of, cpu_levels
+from tests.ops.backends import CORE, INTERPRETED, backends_of, cpu_levels
 
 # Of Triton's kernels only; other lanes have none to run.
 collect_ignore = [] if INTERPRETED or torch.cuda.is_available() else ["test_triton_shares.py"]
@@ -50,9 +49,9 @@ def native(monkeypatch):
 @pytest.fixture
 def cpu_level(request, native):
     """The C++ code runs at this level of x86-64."""
-    assert _C.use_cpu_level(request.param)
+    assert CORE.use_cpu_level(request.param)
     yield request.param
-    _C.use_cpu_level(0)
+    CORE.use_cpu_level(0)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sdkernels import _C
 from sdkernels.ops.backend import BACKENDS, choose_backend, native_function, native_library
+from tests.ops.backends import CORE
 from tests.ops.test_registered_ops import CASES, IMPLEMENTED_WITH
 
 CPU, GPU, OTHER = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
@@ -137,9 +137,13 @@ def test_an_error_of_the_core_becomes_an_exception(monkeypatch):
     assert given == [(5, 6, torch.get_num_threads())]
 
 
+def test_the_core_is_built():
+    assert CORE is not None, "build it with `python -m pip install .`; until then no native version is tested"
+
+
 def test_the_core_refuses_a_dtype_that_it_does_not_know():
     """Behind the checks in Python: an error code, nothing read."""
-    assert _C.score(0, 0, 0, [0] * 6, [1, 1, 1], [1, 1, 1], 0, -1.0, 9, 1) != 0
+    assert CORE.score(0, 0, 0, [0] * 6, [1, 1, 1], [1, 1, 1], 0, -1.0, 9, 1) != 0
 
 
 def test_importing_the_ops_imports_no_kernels_and_starts_no_gpu():

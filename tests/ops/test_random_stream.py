@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sdkernels import _C
 from sdkernels.ops import random_stream
 from sdkernels.ops.random_stream import IMPLEMENTATIONS, KINDS, normals_of, philox
 from tests.ops import philox as definition
-from tests.ops.backends import Backend, big, cpu_levels, drawn
+from tests.ops.backends import CORE, Backend, big, cpu_levels, drawn
 from tests.ops.tensors import threads
 from tests.ops.tolerances import NORMAL, same_bits
 
@@ -133,8 +132,8 @@ def test_every_backend_gives_the_reference_s_bits(backend, kind, elements):
 def test_this_processor_has_a_level():
     levels = cpu_levels()
     assert levels[0] == 1
-    assert _C.cpu_level() == levels[-1], "the highest is the default"
-    assert not _C.use_cpu_level(2)
+    assert CORE.cpu_level() == levels[-1], "the highest is the default"
+    assert not CORE.use_cpu_level(2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

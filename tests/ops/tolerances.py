@@ -13,9 +13,9 @@ MERGED_MOMENTS = 1e-13
 # The variance of float32 numbers of mean 1e4 and spread 1: seven digits, all that float32 could ask for.
 SMALL_VARIANCE = 1e-7
 
-# A loss in float64, relative: the rounding of one exponential, one logarithm and one sum.
-LOSS = 1e-12
-# A loss that a GPU computes in float32: relative to the greatest logit, which has been subtracted and added again.
+# A loss in float64, relative to the greatest logit: an exponential, a logarithm and sums of some dozens of roundings.
+LOSS = 1e-14
+# A loss that a GPU computes in float32, likewise: four roundings of 6e-8 each, and its short exp and log.
 FLOAT32_LOSS = 5e-7
 
 

@@ -49,7 +49,7 @@ def nested_linear(
     """Outputs [T, D, N], or with a head logits [T, L, N]."""
     out = a.new_empty(len(living_in), len(weight if head is None else head), len(a))
     inputs = (torch.index_select(a.t(), 0, units), weight.t().contiguous(), bias.contiguous())
-    living = (living_in.to(a.device), living_out.to(a.device))
+    living = (living_in.to(a.device).contiguous(), living_out.to(a.device).contiguous())
     if head is None or head_bias is None:
         _write_outputs(out, *inputs, *living, relu)
     elif len(weight) > MOST_OUTPUTS:
@@ -80,7 +80,7 @@ def nested_linear_score(
     """The sums of ``sdkernels::nested_linear_score``."""
     options = (loss, top, per_class, margin)
     inputs = (torch.index_select(a.t(), 0, units), weight.t().contiguous(), bias.contiguous())
-    living = (living_in.to(a.device), living_out.to(a.device))
+    living = (living_in.to(a.device).contiguous(), living_out.to(a.device).contiguous())
     sums = empty_sums(a, len(living_in), len(head), prediction is not None, options)
     if len(weight) > MOST_OUTPUTS:
         for n, logits in _through_memory(*inputs, head, head_bias, *living, living_out.tolist(), relu):
