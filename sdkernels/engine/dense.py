@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
-from sdkernels.engine.families import Cumulative
+from sdkernels.engine.families import Family
 from sdkernels.engine.graph import Graph, Values
 from sdkernels.ops import perturb
 
@@ -29,7 +29,7 @@ class DenseRun:
         self,
         graph: Graph,
         unit_dims: list[int],
-        family: Cumulative,
+        family: Family,
         values: list[Tensor],
         configs_per_batch: int,
         probe: Tensor,

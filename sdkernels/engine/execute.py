@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from sdkernels.engine.batches import Batches, check_labels, gather
 from sdkernels.engine.chain import Chain, NoChainError, find_chain
 from sdkernels.engine.dense import DenseRun
-from sdkernels.engine.families import Cumulative
+from sdkernels.engine.families import Cumulative, Family
 from sdkernels.engine.graph import Graph, UntraceableError, Values, is_close, trace
 from sdkernels.engine.loop import run_loop
 from sdkernels.engine.plan import Plan, loop_plan, make_plan
@@ -44,7 +44,7 @@ class Job:
     model: nn.Module
     sites: list[Site]
     batches: Batches
-    family: Cumulative
+    family: Family
     values: list[Tensor]
     metrics: Sequence[Metric]
     classes: int
@@ -77,7 +77,7 @@ def run(job: Job, *, method: str, configs_per_batch: int) -> Outcome:
             except UntraceableError as error:
                 reason = str(error)
                 message = f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}"
-                warnings.warn(message, SdkernelsWarning, stacklevel=3)
+                warnings.warn(message, SdkernelsWarning, stacklevel=4)
         outcome = _run_graph(job, graph, probe, logits, configs_per_batch) if graph else _run_loop(job, reason)
     _warn_of_no_effect(job, outcome, graph)
     return outcome
@@ -112,6 +112,8 @@ def _run_graph(job: Job, graph: Graph, probe: Tensor, probe_logits: Tensor, conf
     chain: Chain | None = None
     reason = ""
     try:
+        if not isinstance(job.family, Cumulative):
+            raise NoChainError("these configurations are not nested")
         found = find_chain(graph, job.sites)
         start = graph.shared_values(probe)[found.start]
         check_chain(graph, found, job.family, job.classes, start, probe_logits)
@@ -119,7 +121,7 @@ def _run_graph(job: Job, graph: Graph, probe: Tensor, probe_logits: Tensor, conf
     except NoChainError as error:
         reason = str(error)
     plan = make_plan(graph, job.family, chain, reason)
-    if chain is None:
+    if chain is None or not isinstance(job.family, Cumulative):
         dense = DenseRun(graph, [site.unit_dim for site in job.sites], job.family, job.values, configs_per_batch, probe)
         for shared, labels, prediction in intact_batches():
             for configurations, logits in dense.logits(shared, len(labels)):
@@ -198,9 +200,9 @@ def _warn_of_no_effect(job: Job, outcome: Outcome, graph: Graph | None) -> None:
     unread = [site.name for site, mark in zip(job.sites, graph.sites, strict=True) if mark is None] if graph else []
     if unread:
         message = f"the logits do not depend on layers {unread}: ablating them does nothing"
-        warnings.warn(message, SdkernelsWarning, stacklevel=4)
+        warnings.warn(message, SdkernelsWarning, stacklevel=5)
         return
-    ablating = (job.family.points > 0).repeat(len(job.family.orders)).to(outcome.sums["accuracy"].device)
+    ablating = job.family.is_ablating.to(outcome.sums["accuracy"].device)
     visible = "loss" in outcome.sums and job.classes > 1  # accuracy alone may well stay as it was
     if visible and ablating.any() and (outcome.sums["loss"][ablating] == outcome.intact["loss"]).all():
         names = [site.name for site in job.sites]
@@ -208,4 +210,4 @@ def _warn_of_no_effect(job: Job, outcome: Outcome, graph: Graph | None) -> None:
             f"ablating units of {names} did not change the loss: their activations equal the clamp value on all of the "
             "data, or the model does not read what this layer gives"
         )
-        warnings.warn(message, SdkernelsWarning, stacklevel=4)
+        warnings.warn(message, SdkernelsWarning, stacklevel=5)

@@ -3,15 +3,38 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Direction = Literal["ascending", "descending"]
 Orders = int | Tensor | tuple[Tensor, Direction]
 Points = int | str | Tensor | Sequence[int]
+Units = Tensor | NDArray[Any] | Sequence[Sequence[int] | Tensor | NDArray[Any]]
+
+_FLAT = "each set is a list of its own, so write [[0, 3]] for one set of two units, or [[0], [3]] for two sets of one"
+
+
+class Family(Protocol):
+    """K configurations of the pooled units of all sites, which are numbered site after site."""
+
+    @property
+    def unit_counts(self) -> tuple[int, ...]:
+        """The number of units of each site."""
+
+    @property
+    def configurations(self) -> int:
+        """K."""
+
+    @property
+    def is_ablating(self) -> Tensor:
+        """bool [K]: whether a configuration clamps any unit at all."""
+
+    def ablated(self, configurations: slice) -> list[Tensor]:
+        """The masks of a run of configurations: for each site, bool [K, C], True where a unit is clamped."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,11 @@ class Cumulative:
         """int64 [R, U]: at which place of each order a unit is clamped (the inverse permutations)."""
         return self.orders.argsort(1)
 
+    @property
+    def is_ablating(self) -> Tensor:
+        """bool [K]: whether a configuration clamps any unit at all."""
+        return (self.points > 0).repeat(len(self.orders))
+
     def ablated(self, configurations: slice) -> list[Tensor]:
         """The masks of a run of configurations: for each site, bool [K, C], True where a unit is clamped."""
         k = torch.arange(self.configurations)[configurations]
@@ -52,6 +80,55 @@ class Cumulative:
         """int64 [T, sites]: how many units of each site are not clamped."""
         counts = [(site[None, :] >= self.points[:, None]).sum(1) for site in self.death[order].split(self.unit_counts)]
         return torch.stack(counts, dim=1)
+
+
+@dataclass(frozen=True)
+class Singles:
+    """Every unit alone: configuration u clamps pooled unit u and no other, so K = U."""
+
+    unit_counts: tuple[int, ...]
+
+    @property
+    def configurations(self) -> int:
+        """K, which is U."""
+        return sum(self.unit_counts)
+
+    @property
+    def is_ablating(self) -> Tensor:
+        """bool [K], all True."""
+        return torch.ones(self.configurations, dtype=torch.bool)
+
+    def ablated(self, configurations: slice) -> list[Tensor]:
+        """The masks of a run of configurations: for each site, bool [K, C], True where a unit is clamped."""
+        units = torch.arange(self.configurations)
+        return list((units[configurations, None] == units).split(self.unit_counts, dim=1))
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Explicit sets: configuration k clamps the units whose ``masks[k]`` is True.
+
+    Attributes:
+        masks: bool ``[K, U]``.
+        unit_counts: the number of units of each site; pooled units are numbered site after site.
+    """
+
+    masks: Tensor
+    unit_counts: tuple[int, ...]
+
+    @property
+    def configurations(self) -> int:
+        """K."""
+        return len(self.masks)
+
+    @property
+    def is_ablating(self) -> Tensor:
+        """bool [K]: whether a configuration clamps any unit at all."""
+        return self.masks.any(1)
+
+    def ablated(self, configurations: slice) -> list[Tensor]:
+        """The masks of a run of configurations: for each site, bool [K, C], True where a unit is clamped."""
+        return list(self.masks[configurations].split(self.unit_counts, dim=1))
 
 
 def make_orders(orders: Orders, units: int, seed: int) -> Tensor:
@@ -111,6 +188,86 @@ def make_points(points: Points, units: int) -> Tensor:
     if (counts.diff() <= 0).any():
         raise ValueError("points must increase strictly")
     return counts
+
+
+def make_sets(units: Units, unit_counts: tuple[int, ...]) -> Tensor:
+    """bool [K, U]: the sets of pooled units (numbered site after site) that ``units`` lists, one a row.
+
+    Args:
+        units: a sequence of K index sequences, each a list, a range or a 1-d tensor of integers; an empty one clamps
+            nothing. Or a bool tensor ``[K, U]``, True where a unit is clamped.
+        unit_counts: the number of units of each site; U is their sum.
+
+    Raises:
+        ValueError: no set at all, a flat list of indices, an index out of 0..U-1 or twice in a set, a tensor of another
+            dtype or shape; says which row.
+        TypeError: something that is no sequence of integers; says which row.
+    """
+    count = sum(unit_counts)
+    if isinstance(units, np.ndarray):
+        units = torch.from_numpy(units.copy()) if units.dtype.kind in "biuf" else units.tolist()
+    if isinstance(units, Tensor):
+        return _check_masks(units, count)
+    if not _is_list(units):
+        raise TypeError(
+            f"units is a {type(units).__name__}; give a list of index lists, or a bool tensor [K, {count}], True = "
+            "ablated"
+        )
+    if len(units) == 0:
+        raise ValueError("units is empty: give at least one set of units; [[]] is one set that ablates nothing")
+    masks = torch.zeros(len(units), count, dtype=torch.bool)
+    for row, indices in enumerate(units):
+        masks[row, _check_set(indices, row, count)] = True
+    return masks
+
+
+def _check_masks(masks: Tensor, units: int) -> Tensor:
+    if masks.ndim == 1 and masks.dtype != torch.bool:
+        raise ValueError(f"units is a flat {masks.dtype} tensor {list(masks.shape)}: {_FLAT}")
+    if masks.dtype != torch.bool:
+        raise ValueError(
+            f"units is a {masks.dtype} tensor {list(masks.shape)}; give a bool tensor [K, {units}], True = ablated, or "
+            "a list of index lists"
+        )
+    if masks.ndim != 2 or len(masks) == 0 or masks.shape[1] != units:
+        raise ValueError(f"units {list(masks.shape)} must be [K, {units}]: a row a set, a column a unit, K at least 1")
+    return masks.detach().cpu().clone()
+
+
+def _check_set(indices: Any, row: int, units: int) -> Tensor:
+    """int64 [n]: the units of one set."""
+    if isinstance(indices, (Tensor, np.ndarray)) and indices.ndim != 1:
+        if indices.ndim == 0:
+            raise ValueError(f"units[{row}] is the single number {indices.item()}: {_FLAT}")
+        raise ValueError(f"units[{row}] {list(indices.shape)} must be a 1-d set of unit indices")
+    if isinstance(indices, (int, np.integer)):
+        raise ValueError(f"units[{row}] is the single number {indices}: {_FLAT}")
+    if not isinstance(indices, (Tensor, np.ndarray)) and not _is_list(indices):
+        raise TypeError(f"units[{row}] is a {type(indices).__name__}; give a list, a range or a 1-d tensor of integers")
+    if len(indices) == 0:
+        return torch.zeros(0, dtype=torch.int64)
+    try:
+        listed = torch.as_tensor(indices)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"units[{row}] must hold integers 0..{units - 1}: {error}") from error
+    if listed.dtype == torch.bool:
+        raise ValueError(f"units[{row}] holds bools; masks come as one bool tensor [K, {units}], as torch.stack gives")
+    if listed.ndim != 1 or listed.is_floating_point() or listed.is_complex():
+        raise ValueError(f"units[{row}] must hold integers 0..{units - 1}; got {listed.dtype} {list(listed.shape)}")
+    listed = listed.long().cpu()
+    outside = listed[(listed < 0) | (listed >= units)]
+    if len(outside):
+        raise ValueError(
+            f"units[{row}] names unit {int(outside[0])}; the pooled units of all layers are 0..{units - 1}"
+        )
+    distinct, times = listed.unique(return_counts=True)
+    if len(distinct) < len(listed):
+        raise ValueError(f"units[{row}] names unit {int(distinct[times > 1][0])} more than once")
+    return listed
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, (str, bytes))
 
 
 def _check_orders(orders: Tensor, units: int) -> Tensor:

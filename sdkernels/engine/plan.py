@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from sdkernels.engine.chain import Chain
-from sdkernels.engine.families import Cumulative
+from sdkernels.engine.families import Cumulative, Family
 from sdkernels.engine.graph import Graph, is_site
 
 
@@ -54,18 +54,18 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(graph: Graph, family: Cumulative, chain: Chain | None, reason: str = "") -> Plan:
+def make_plan(graph: Graph, family: Family, chain: Chain | None, reason: str = "") -> Plan:
     """Nested sums and slices along ``chain`` if there is one, else dense for the ``reason`` given."""
     return Plan(_rows(graph, family, chain), family.configurations, chain, reason)
 
 
-def loop_plan(family: Cumulative, reason: str) -> Plan:
+def loop_plan(family: Family, reason: str) -> Plan:
     """The plan of running the whole model once a configuration."""
     return Plan([], family.configurations, reason=reason)
 
 
-def _rows(graph: Graph, family: Cumulative, chain: Chain | None) -> list[PlannedNode]:
-    modes = _chain_modes(graph, chain, family) if chain else {}
+def _rows(graph: Graph, family: Family, chain: Chain | None) -> list[PlannedNode]:
+    modes = _chain_modes(graph, chain, family) if chain and isinstance(family, Cumulative) else {}
     rows: list[PlannedNode] = []
     for node in graph.nodes:
         if node.op in ("placeholder", "get_attr") or (is_site(node) and chain):
