@@ -1,6 +1,10 @@
 """One seed a purpose, from the one that the user gives."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 
 def seed_for(purpose: str, seed: int) -> int:
@@ -15,3 +19,15 @@ def seed_for(purpose: str, seed: int) -> int:
     """
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Within the context torch's default generator on the CPU starts at ``seed``; afterwards it is as it was before.
+
+    Unlike ``torch.manual_seed``, this seeds no other device. For torch's initialisers, which take no generator all the
+    way down.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

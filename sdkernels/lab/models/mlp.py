@@ -1,10 +1,11 @@
-"""The networks of the experiments."""
+"""The multi-layer perceptron of the MNIST experiments."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import torch
 from torch import nn
+
+from sdkernels.lab.seeds import drawing_from
 
 
 def mlp(inputs: int, hidden: Sequence[int], classes: int, seed: int) -> nn.Sequential:
@@ -22,8 +23,7 @@ def mlp(inputs: int, hidden: Sequence[int], classes: int, seed: int) -> nn.Seque
     """
     widths = [inputs, *hidden]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing_from(seed):
         for i in range(1, len(widths)):
             layers[f"fc{i}"] = nn.Linear(widths[i - 1], widths[i])
             layers[f"relu{i}"] = nn.ReLU()
