@@ -15,6 +15,7 @@ import sdkernels as sd
 from sdkernels.engine import loop, walk
 from sdkernels.lab.models import mlp
 from sdkernels.ops import nested_linear
+from tests.engine.compare import assert_same
 from tests.engine.networks import Branching, Encoder, image_networks, raw_hook_counts
 
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
@@ -27,21 +28,6 @@ ACTIVATIONS = [
     lambda: nn.LeakyReLU(0.1, inplace=True),
     lambda: nn.Sequential(nn.Dropout(0.5), nn.SiLU()),
 ]
-
-
-def assert_same(auto: sd.AblationCurve, oracle: sd.AblationCurve) -> None:
-    assert torch.equal(auto.orders, oracle.orders)
-    assert torch.equal(auto.points, oracle.points)
-    assert auto.examples == oracle.examples
-    assert torch.equal(auto.class_examples, oracle.class_examples)
-    assert torch.equal(auto.ambiguous, oracle.ambiguous)
-    for sums, expected in ((auto.sums, oracle.sums), (auto.baseline_sums, oracle.baseline_sums)):
-        assert set(sums) == set(expected)
-        for name in sums:
-            if sums[name].is_floating_point():
-                torch.testing.assert_close(sums[name], expected[name], rtol=1e-10, atol=1e-10)
-            else:
-                assert torch.equal(sums[name], expected[name]), name
 
 
 def random_mlp(draw, seed: int) -> tuple[nn.Module, list[str], int]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import sdkernels as sd
 from sdkernels.engine.graph import UntraceableError, trace
 from sdkernels.engine.sites import find_sites
-from tests.engine.test_exactness import assert_same
+from tests.engine.compare import assert_same
 
 
 class Net(nn.Module):
