@@ -1,0 +1,171 @@
+"""What all results of ablation functions share: sums over examples, their means, the units, the file."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PER_CLASS = ("class_accuracy",)
+
+_HEADER_FIELDS = ("examples", "layers", "unit_counts", "seed", "value", "precision", "method", "plan")
+
+ScoredT = TypeVar("ScoredT", bound="Scored")
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores of configurations of ablated units, laid out ``[...]`` as the subclass says; U pooled units, L classes.
+
+    Attributes:
+        sums: by metric, sums over examples: int64 ``[...]`` counts for ``"accuracy"``, ``"top5"``, ``"agreement"``;
+            float64 ``[...]`` for ``"loss"`` (nats) and functions; int64 ``[..., L]`` for ``"class_accuracy"``.
+        baseline_sums: the same of the intact model, ``[]`` or ``[L]``.
+        ambiguous: int64 ``[...]``: examples whose two largest logits are so close that rounding may swap them; counts
+            of two methods or machines may differ on these only.
+        examples: N.
+        class_examples: int64 ``[L]``.
+        layers: the sites' names; ``unit_counts`` their numbers of units.
+        seed, value, precision, method: as the call ran; no seed where nothing is drawn.
+        plan: the executed plan as a table.
+        versions: of sdkernels, torch, numpy and Python.
+    """
+
+    sums: Mapping[str, Tensor]
+    baseline_sums: Mapping[str, Tensor]
+    ambiguous: Tensor
+    examples: int
+    class_examples: Tensor
+    layers: tuple[str, ...]
+    unit_counts: tuple[int, ...]
+    seed: int | None
+    value: str
+    precision: str
+    method: str
+    plan: str
+    versions: Mapping[str, str]
+
+    # What a saved file says it is, and which fields beside the sums it holds as arrays.
+    _FORMAT: ClassVar[str]
+    _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("ambiguous", "class_examples")
+
+    @property
+    def correct(self) -> Tensor:
+        """int64 [...]: correct predictions."""
+        return self.sums["accuracy"]
+
+    @property
+    def accuracy(self) -> Tensor:
+        """float64 [...]: correct / examples."""
+        return self.metric("accuracy")
+
+    @property
+    def loss(self) -> Tensor:
+        """float64 [...]: mean cross-entropy, nats."""
+        return self.metric("loss")
+
+    @property
+    def baseline(self) -> dict[str, Tensor]:
+        """By metric, the intact model's mean per example, float64 [] (``"class_accuracy"``: [L])."""
+        return {name: self._mean(name, total) for name, total in self.baseline_sums.items()}
+
+    @property
+    def unit_layer(self) -> Tensor:
+        """int64 [U]: which of ``layers`` each pooled unit stands in."""
+        return torch.arange(len(self.unit_counts)).repeat_interleave(torch.tensor(self.unit_counts))
+
+    @property
+    def unit_index(self) -> Tensor:
+        """int64 [U]: each pooled unit's index within its layer."""
+        return torch.cat([torch.arange(count) for count in self.unit_counts])
+
+    def metric(self, name: str) -> Tensor:
+        """float64 [...] ([..., L] for ``"class_accuracy"``): a metric's mean per example.
+
+        Raises:
+            KeyError: it was not measured; lists those that were.
+        """
+        return self._mean(name, self._sum(name))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one NumPy ``.npz`` file, without pickle; a crash never leaves half a file."""
+        tensors = {
+            **{name: getattr(self, name) for name in self._TENSOR_FIELDS},
+            **{f"sums/{name}": total for name, total in self.sums.items()},
+            **{f"baseline_sums/{name}": total for name, total in self.baseline_sums.items()},
+        }
+        header = {
+            "format": self._FORMAT,
+            "metrics": list(self.sums),
+            **{name: getattr(self, name) for name in _HEADER_FIELDS},
+            "versions": dict(self.versions),
+        }
+        target = Path(path)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+        partial.replace(target)
+
+    @classmethod
+    def load(cls: type[ScoredT], path: str | os.PathLike[str]) -> ScoredT:
+        """Read what :meth:`save` wrote; runs no code from the file.
+
+        Raises:
+            ValueError: the file is no such saved result; names it.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                header = json.loads(str(file["header"]))
+                arrays = {name: torch.from_numpy(file[name].copy()) for name in file.files if name != "header"}
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # numpy and json raise several kinds for a file that is something else
+            raise ValueError(f"{path}: not a saved {cls.__name__} ({error})") from error
+        if header.get("format") != cls._FORMAT:
+            raise ValueError(f"{path}: its format is {header.get('format')!r}; this version reads {cls._FORMAT!r}")
+        fields: dict[str, Any] = {name: header[name] for name in (*_HEADER_FIELDS, "versions")}
+        fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
+        fields |= {name: arrays[name] for name in cls._TENSOR_FIELDS}
+        return cls(
+            **fields,
+            sums={name: arrays[f"sums/{name}"] for name in header["metrics"]},
+            baseline_sums={name: arrays[f"baseline_sums/{name}"] for name in header["metrics"]},
+        )
+
+    def _sum(self, name: str) -> Tensor:
+        if name not in self.sums:
+            measured = ", ".join(self.sums)
+            raise KeyError(f"{name!r} was not measured; this result has {measured}. Ask for it by metrics=(...)")
+        return self.sums[name]
+
+    def _mean(self, name: str, total: Tensor) -> Tensor:
+        return total.double() / (self.class_examples if name in PER_CLASS else self.examples)
+
+
+def columns(name: str, means: Tensor) -> dict[str, Any]:
+    """A table's columns for a metric's means [...]: one, flattened; or one a class, for [..., L]."""
+    if name in PER_CLASS:
+        by_class = means.flatten(0, -2).unbind(1)
+        return {f"{name}_{label}": column.numpy() for label, column in enumerate(by_class)}
+    return {name: means.flatten().numpy()}
+
+
+def check_plottable(metric: str, shape: tuple[int, ...]) -> None:
+    """Refuse to draw or rank a score a class.
+
+    Raises:
+        ValueError: the metric is one; says its shape.
+    """
+    if metric in PER_CLASS:
+        raise ValueError(f"{metric!r} is a score a class, {list(shape)}: take one class at a time, by hand")
+
+
+def axis_label(metric: str) -> str:
+    """A metric as a plot's axis names it."""
+    return "cross-entropy (nats)" if metric == "loss" else metric.replace("_", " ")
