@@ -4,8 +4,18 @@ from importlib.metadata import version
 
 __version__ = version("sdkernels")
 
-from sdkernels.analysis.ablation import cumulative_ablation
+from sdkernels.analysis.ablation import ablate, cumulative_ablation, unit_importance
 from sdkernels.analysis.curves import AblationCurve
+from sdkernels.analysis.importance import UnitImportance
+from sdkernels.analysis.sets import AblationScores
 from sdkernels.engine.execute import SdkernelsWarning
 
-__all__ = ["AblationCurve", "SdkernelsWarning", "cumulative_ablation"]
+__all__ = [
+    "AblationCurve",
+    "AblationScores",
+    "SdkernelsWarning",
+    "UnitImportance",
+    "ablate",
+    "cumulative_ablation",
+    "unit_importance",
+]

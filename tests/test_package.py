@@ -17,11 +17,13 @@ LAYERS = ["ops", "engine", "analysis", "lab", "paper"]  # each imports only from
 
 
 def test_public_names():
-    assert sdkernels.__all__ == ["AblationCurve", "SdkernelsWarning", "cumulative_ablation"]
+    functions = ["ablate", "cumulative_ablation", "unit_importance"]
+    assert sdkernels.__all__ == ["AblationCurve", "AblationScores", "SdkernelsWarning", "UnitImportance", *functions]
     for name in sdkernels.__all__:
         public = getattr(sdkernels, name)
         assert public.__doc__, name
-    assert "Example:" in sdkernels.cumulative_ablation.__doc__
+    for name in functions:
+        assert "Example:" in getattr(sdkernels, name).__doc__, name
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -1,27 +1,28 @@
-"""The public ablation functions: they check, find the sites, make the family, and hand it to the engine."""
+"""The public ablation functions."""
 
-import copy
-import platform
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from torch import nn
 
-import sdkernels
 from sdkernels.analysis.curves import AblationCurve
-from sdkernels.analysis.extras import require
-from sdkernels.engine.batches import Batches
-from sdkernels.engine.execute import PROBE_EXAMPLES, Job, run
-from sdkernels.engine.families import Cumulative, Orders, Points, make_orders, make_points
-from sdkernels.engine.scores import Metric, Metrics, check_metrics
-from sdkernels.engine.sites import Layers, check_eval_mode, find_sites, unwrap
-from sdkernels.engine.values import Value, describe_value, resolve_values
-
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+from sdkernels.analysis.importance import UnitImportance
+from sdkernels.analysis.measure import Options, measure
+from sdkernels.analysis.sets import AblationScores
+from sdkernels.engine.families import (
+    Cumulative,
+    Orders,
+    Points,
+    Sets,
+    Singles,
+    Units,
+    make_orders,
+    make_points,
+    make_sets,
+)
+from sdkernels.engine.scores import Metric, Metrics
+from sdkernels.engine.sites import Layers
+from sdkernels.engine.values import Value
 
 
 def cumulative_ablation(
@@ -97,117 +98,167 @@ def cumulative_ablation(
         >>> curve.points.tolist(), curve.correct[:, 0].tolist()
         ([0, 2, 4, 6, 8], [50, 50])
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-    if method not in ("auto", "loop"):
-        raise ValueError(f"method={method!r}: choose 'auto' or 'loop'")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed is a {type(seed).__name__}; give an int")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed={seed} must be within 0..2**63 - 1")
-    if baselines is not None:
-        if not (isinstance(value, float) and value == 0.0):
-            raise ValueError("value and baselines are two words for one thing; give one")
-        value = baselines
-    model = unwrap(model)
-    check_eval_mode(model)
-    model, layers = _as_precision(model, layers, precision)
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    with _undisturbed(device):
-        batches = Batches(data, batch_size=batch_size, device=device, dtype=dtype if precision else None)
-        sites, logits = find_sites(model, layers, batches.first()[0][:PROBE_EXAMPLES], unit_dim)
-        classes = logits.shape[1]
-        checked_metrics = check_metrics(metrics, classes)
-        unit_counts = tuple(site.units for site in sites)
+
+    def make_family(unit_counts: tuple[int, ...]) -> Cumulative:
         units = sum(unit_counts)
-        family = Cumulative(make_orders(orders, units, seed), make_points(points, units), unit_counts)
-        averaged = batches if value_data is None else batches.of(value_data)
-        values = resolve_values(value, sites, model, averaged)
-        with _progress(show_progress, batches.examples, family.configurations) as advance:
-            job = Job(model, sites, batches, family, values, checked_metrics, classes, advance)
-            outcome = run(job, method=method, configs_per_batch=_check_configs_per_batch(configs_per_batch))
-    shape = (len(family.orders), len(family.points))
-    sums = {name: total.view(*shape, *total.shape[1:]).cpu() for name, total in outcome.sums.items()}
-    intact = {name: total[0].cpu() for name, total in outcome.intact.items() if name != "ambiguous"}
-    return AblationCurve(
-        orders=family.orders,
-        points=family.points,
-        ambiguous=sums.pop("ambiguous"),
-        sums=sums,
-        baseline_sums=intact,
-        examples=outcome.examples,
-        class_examples=outcome.class_examples.cpu(),
-        layers=tuple(site.name for site in sites),
-        unit_counts=unit_counts,
-        seed=seed,
-        value=describe_value(value),
-        precision=str(dtype).removeprefix("torch."),
+        return Cumulative(make_orders(orders, units, seed), make_points(points, units), unit_counts)
+
+    options = Options(
+        value=value,
+        baselines=baselines,
+        value_data=value_data,
+        metrics=metrics,
         method=method,
-        plan=outcome.plan.explain(),
-        versions=versions(),
+        precision=precision,
+        unit_dim=unit_dim,
+        batch_size=batch_size,
+        configs_per_batch=configs_per_batch,
+        show_progress=show_progress,
     )
+    measured = measure(model, layers, data, make_family, options)
+    family = measured.family
+    fields = measured.fields(len(family.orders), len(family.points), seed=seed)
+    return AblationCurve(orders=family.orders, points=family.points, **fields)
 
 
-@contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Without the caller's autocast, as the precision is the model's; random draws, as a loader's, are undone; what is
-    compiled runs eagerly, as compiled code may not see hooks."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a second
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
+def unit_importance(
+    model: nn.Module,
+    layers: Layers,
+    data: Any,
+    *,
+    value: Value = 0.0,
+    baselines: Value | None = None,
+    value_data: Any = None,
+    metrics: Metric | Metrics = ("accuracy", "loss"),
+    method: Literal["auto", "loop"] = "auto",
+    precision: Literal["float32", "float64"] | None = None,
+    unit_dim: int | Mapping[str, int] | None = None,
+    batch_size: int = 256,
+    configs_per_batch: int | Literal["auto"] = "auto",
+    show_progress: bool = False,
+) -> UnitImportance:
+    r"""Clamp every unit alone, and score the network without it.
+
+    For each unit :math:`u` of all ``layers``, pooled, :math:`a_u \leftarrow v_u` for every example of the data set.
+    With :math:`m` a score's mean over examples, the unit's importance is
+
+    .. math:: I_u = m_{\text{intact}} - m_u
+
+    and its negative for a loss: positive means that the unit helps.
+
+    Args:
+        model, layers, data: as for :func:`sdkernels.cumulative_ablation`.
+        value, baselines, value_data: what a clamped unit becomes; as there.
+        metrics: as there. ``"class_accuracy"`` gives an importance a unit and class.
+        method, precision, unit_dim, batch_size, configs_per_batch, show_progress: as there.
+
+    Returns:
+        A :class:`UnitImportance`: int64 counts of correct predictions and float64 sums of losses, ``[U]``, with unit u
+        ablated; ``importance()`` ``[U]`` and ``top(k)``.
+
+    Raises:
+        ValueError, TypeError: as :func:`sdkernels.cumulative_ablation`; each says what, where and the fix.
+
+    Source:
+        Morcos, Barrett, Rabinowitz, Botvinick 2018, "On the importance of single directions for generalization",
+        sections 2.2 and 3.4.
+
+    Example:
+        >>> import torch, sdkernels as sd
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)).eval()
+        >>> for layer, weight in ((model[0], [[1, 0], [0, 1], [1, 1]]), (model[2], [[1, 0, 1], [0, 2, 1]])):
+        ...     layer.weight.data, layer.bias.data = torch.tensor(weight).float(), torch.zeros(len(weight))
+        >>> inputs, labels = torch.tensor([[3.0, 1.0], [4.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
+        >>> result = sd.unit_importance(model, "1", (inputs, labels))
+        >>> result.correct.tolist(), result.top(1).tolist()
+        ([1, 2, 3], [0])
+    """
+    options = Options(
+        value=value,
+        baselines=baselines,
+        value_data=value_data,
+        metrics=metrics,
+        method=method,
+        precision=precision,
+        unit_dim=unit_dim,
+        batch_size=batch_size,
+        configs_per_batch=configs_per_batch,
+        show_progress=show_progress,
+    )
+    measured = measure(model, layers, data, Singles, options)
+    return UnitImportance(**measured.fields(measured.family.configurations))
 
 
-def versions() -> dict[str, str]:
-    """What a result depends on."""
-    return {
-        "sdkernels": sdkernels.__version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
+def ablate(
+    model: nn.Module,
+    layers: Layers,
+    data: Any,
+    *,
+    units: Units,
+    value: Value = 0.0,
+    baselines: Value | None = None,
+    value_data: Any = None,
+    metrics: Metric | Metrics = ("accuracy", "loss"),
+    method: Literal["auto", "loop"] = "auto",
+    precision: Literal["float32", "float64"] | None = None,
+    unit_dim: int | Mapping[str, int] | None = None,
+    batch_size: int = 256,
+    configs_per_batch: int | Literal["auto"] = "auto",
+    show_progress: bool = False,
+) -> AblationScores:
+    r"""Clamp explicit sets of units, and score the network with each.
 
+    With set :math:`k`, every example of the data set is run with
 
-def _as_precision(model: nn.Module, layers: Layers, precision: str | None) -> tuple[nn.Module, Layers]:
-    """The model, or a converted copy, and the layers by name in it."""
-    if precision is None:
-        return model, layers
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}, or None for the model's own")
-    dtype = PRECISIONS[precision]
-    if all(t.dtype == dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()):
-        return model, layers
-    names = {id(module): name for name, module in model.named_modules()}
-    if isinstance(layers, nn.Module):
-        layers = [layers]
-    if not isinstance(layers, str):
-        layers = [names.get(id(layer), layer) if isinstance(layer, nn.Module) else layer for layer in layers]
-    return copy.deepcopy(model).to(dtype), layers
+    .. math:: a_u \leftarrow v_u \quad\text{for}\quad u \in S_k
 
+    Args:
+        model, layers, data: as for :func:`sdkernels.cumulative_ablation`.
+        units: K sets of pooled units of all ``layers``, which are numbered 0..U-1, layer after layer: a sequence of
+            index lists, ranges or 1-d integer tensors (an empty one ablates nothing), or a bool tensor ``[K, U]``, True
+            where a unit is ablated.
+        value, baselines, value_data: what a clamped unit becomes; as there.
+        metrics: as there.
+        method, precision, unit_dim, batch_size, configs_per_batch, show_progress: as there.
 
-def _check_configs_per_batch(configs_per_batch: int | str) -> int:
-    if configs_per_batch == "auto":
-        return 1
-    if isinstance(configs_per_batch, bool) or not isinstance(configs_per_batch, int) or configs_per_batch < 1:
-        raise ValueError(f"configs_per_batch={configs_per_batch!r} must be 'auto' or a positive int")
-    return configs_per_batch
+    Returns:
+        An :class:`AblationScores`: int64 counts of correct predictions and float64 sums of losses, ``[K]``.
 
+    Raises:
+        ValueError, TypeError: ``units`` that are no sets of 0..U-1, with the row that is wrong; and as
+            :func:`sdkernels.cumulative_ablation`; each says what, where and the fix.
 
-class _progress:  # noqa: N801 - reads as a function
-    """A tqdm bar over examples x configurations, or nothing; gives a function that hears of work done."""
+    Source:
+        Morcos, Barrett, Rabinowitz, Botvinick 2018, "On the importance of single directions for generalization",
+        section 2.2.
 
-    def __init__(self, show: bool, examples: int | None, configurations: int) -> None:
-        total = None if examples is None else examples * configurations
-        tqdm = require("tqdm.auto", "show_progress=True").tqdm if show else None
-        self._bar = tqdm(total=total, unit="forward", unit_scale=True, desc="ablating") if tqdm else None
-
-    def __enter__(self) -> Any:
-        return self._bar.update if self._bar is not None else lambda _done: None
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    Example:
+        >>> import torch, sdkernels as sd
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+        >>> inputs = torch.randn(50, 4)
+        >>> scores = sd.ablate(model, "1", (inputs, model(inputs).argmax(1)), units=[[], [0], [3, 5], range(8)])
+        >>> scores.units.sum(1).tolist(), int(scores.correct[0])
+        ([0, 1, 2, 8], 50)
+    """
+    options = Options(
+        value=value,
+        baselines=baselines,
+        value_data=value_data,
+        metrics=metrics,
+        method=method,
+        precision=precision,
+        unit_dim=unit_dim,
+        batch_size=batch_size,
+        configs_per_batch=configs_per_batch,
+        show_progress=show_progress,
+    )
+    measured = measure(
+        model, layers, data, lambda unit_counts: Sets(make_sets(units, unit_counts), unit_counts), options
+    )
+    family = measured.family
+    return AblationScores(units=family.masks, **measured.fields(family.configurations))

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sdkernels.analysis.ablation import cumulative_ablation, versions
+from sdkernels.analysis.ablation import cumulative_ablation
 from sdkernels.analysis.curves import AblationCurve
+from sdkernels.analysis.measure import versions
 from sdkernels.lab.corruption import corrupt_labels
 from sdkernels.lab.datasets import LabelledData, load
 from sdkernels.lab.models import mlp

@@ -1,0 +1,188 @@
+"""What all ablation functions share: they check, find the sites, make their family, and hand it to the engine."""
+
+import copy
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+import sdkernels
+from sdkernels.analysis.extras import require
+from sdkernels.engine.batches import Batches
+from sdkernels.engine.execute import PROBE_EXAMPLES, Job, Outcome, run
+from sdkernels.engine.families import Family
+from sdkernels.engine.scores import Metric, Metrics, check_metrics
+from sdkernels.engine.sites import Layers, check_eval_mode, find_sites, unwrap
+from sdkernels.engine.values import Value, describe_value, resolve_values
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+FamilyT = TypeVar("FamilyT", bound=Family)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keyword arguments of every ablation function, as :func:`sdkernels.cumulative_ablation` explains them."""
+
+    value: Value
+    baselines: Value | None
+    value_data: Any
+    metrics: Metric | Metrics
+    method: str
+    precision: str | None
+    unit_dim: int | Mapping[str, int] | None
+    batch_size: int
+    configs_per_batch: int | str
+    show_progress: bool
+
+
+@dataclass(frozen=True)
+class Measured(Generic[FamilyT]):
+    """A family, its scores, and what they depend on."""
+
+    family: FamilyT
+    outcome: Outcome
+    layers: tuple[str, ...]
+    value: str
+    precision: str
+    method: str
+
+    def fields(self, *shape: int, seed: int | None = None) -> dict[str, Any]:
+        """The fields of a :class:`~sdkernels.analysis.scored.Scored`, its K configurations laid out as ``shape``."""
+        sums = {name: total.view(*shape, *total.shape[1:]).cpu() for name, total in self.outcome.sums.items()}
+        intact = {name: total[0].cpu() for name, total in self.outcome.intact.items() if name != "ambiguous"}
+        return {
+            "ambiguous": sums.pop("ambiguous"),
+            "sums": sums,
+            "baseline_sums": intact,
+            "examples": self.outcome.examples,
+            "class_examples": self.outcome.class_examples.cpu(),
+            "layers": self.layers,
+            "unit_counts": self.family.unit_counts,
+            "seed": seed,
+            "value": self.value,
+            "precision": self.precision,
+            "method": self.method,
+            "plan": self.outcome.plan.explain(),
+            "versions": versions(),
+        }
+
+
+def measure(
+    model: nn.Module,
+    layers: Layers,
+    data: Any,
+    make_family: Callable[[tuple[int, ...]], FamilyT],
+    options: Options,
+) -> Measured[FamilyT]:
+    """Score every configuration of the family that ``make_family`` makes of the layers' numbers of units.
+
+    Raises:
+        ValueError, TypeError: as :func:`sdkernels.cumulative_ablation` says.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    if options.method not in ("auto", "loop"):
+        raise ValueError(f"method={options.method!r}: choose 'auto' or 'loop'")
+    value = options.value
+    if options.baselines is not None:
+        if not (isinstance(value, float) and value == 0.0):
+            raise ValueError("value and baselines are two words for one thing; give one")
+        value = options.baselines
+    model = unwrap(model)
+    check_eval_mode(model)
+    model, layers = _as_precision(model, layers, options.precision)
+    tensors = [*model.parameters(), *model.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+    with _undisturbed(device):
+        batches = Batches(
+            data, batch_size=options.batch_size, device=device, dtype=dtype if options.precision else None
+        )
+        sites, logits = find_sites(model, layers, batches.first()[0][:PROBE_EXAMPLES], options.unit_dim)
+        classes = logits.shape[1]
+        metrics = check_metrics(options.metrics, classes)
+        family = make_family(tuple(site.units for site in sites))
+        averaged = batches if options.value_data is None else batches.of(options.value_data)
+        values = resolve_values(value, sites, model, averaged)
+        configs_per_batch = _check_configs_per_batch(options.configs_per_batch)
+        with _progress(options.show_progress, batches.examples, family.configurations) as advance:
+            job = Job(model, sites, batches, family, values, metrics, classes, advance)
+            outcome = run(job, method=options.method, configs_per_batch=configs_per_batch)
+    return Measured(
+        family=family,
+        outcome=outcome,
+        layers=tuple(site.name for site in sites),
+        value=describe_value(value),
+        precision=str(dtype).removeprefix("torch."),
+        method=options.method,
+    )
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Without the caller's autocast, as the precision is the model's; random draws, as a loader's, are undone; what is
+    compiled runs eagerly, as compiled code may not see hooks."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a second
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on."""
+    return {
+        "sdkernels": sdkernels.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _as_precision(model: nn.Module, layers: Layers, precision: str | None) -> tuple[nn.Module, Layers]:
+    """The model, or a converted copy, and the layers by name in it."""
+    if precision is None:
+        return model, layers
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}, or None for the model's own")
+    dtype = PRECISIONS[precision]
+    if all(t.dtype == dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()):
+        return model, layers
+    names = {id(module): name for name, module in model.named_modules()}
+    if isinstance(layers, nn.Module):
+        layers = [layers]
+    if not isinstance(layers, str):
+        layers = [names.get(id(layer), layer) if isinstance(layer, nn.Module) else layer for layer in layers]
+    return copy.deepcopy(model).to(dtype), layers
+
+
+def _check_configs_per_batch(configs_per_batch: int | str) -> int:
+    if configs_per_batch == "auto":
+        return 1
+    if isinstance(configs_per_batch, bool) or not isinstance(configs_per_batch, int) or configs_per_batch < 1:
+        raise ValueError(f"configs_per_batch={configs_per_batch!r} must be 'auto' or a positive int")
+    return configs_per_batch
+
+
+class _progress:  # noqa: N801 - reads as a function
+    """A tqdm bar over examples x configurations, or nothing; gives a function that hears of work done."""
+
+    def __init__(self, show: bool, examples: int | None, configurations: int) -> None:
+        total = None if examples is None else examples * configurations
+        tqdm = require("tqdm.auto", "show_progress=True").tqdm if show else None
+        self._bar = tqdm(total=total, unit="forward", unit_scale=True, desc="ablating") if tqdm else None
+
+    def __enter__(self) -> Any:
+        return self._bar.update if self._bar is not None else lambda _done: None
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
