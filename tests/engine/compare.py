@@ -1,5 +1,6 @@
 """What it means that two results are the same."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -8,13 +9,13 @@ from torch import Tensor
 
 
 def tensors_of(result: Any) -> dict[str, Tensor]:
-    """All tensors that a result holds, by field, and by name within a field that is a dict."""
+    """All tensors that a result holds, by field, and by name within a field that is a mapping."""
     found: dict[str, Tensor] = {}
     for field in fields(result):
         held = getattr(result, field.name)
         if isinstance(held, Tensor):
             found[field.name] = held
-        elif isinstance(held, dict):
+        elif isinstance(held, Mapping):
             found |= {f"{field.name}[{name}]": part for name, part in held.items() if isinstance(part, Tensor)}
     return found
 
