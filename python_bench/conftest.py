@@ -23,6 +23,13 @@ _tables: list[str] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--results", type=Path, help="write each race's table and times into this folder")
+    parser.addoption("--tiny", action="store_true", help="toys instead of the workloads: does the benchmark work?")
+
+
+@pytest.fixture
+def is_tiny(request: pytest.FixtureRequest) -> bool:
+    """Whether ``--tiny`` was given."""
+    return request.config.getoption("--tiny")
 
 
 @pytest.fixture

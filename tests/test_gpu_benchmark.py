@@ -18,11 +18,13 @@ from python_bench.gpu.bits import bits_cases, differing_bits
 from python_bench.gpu.build import arch_of, bounded, child_environment, counts_of
 from python_bench.gpu.case import TORCH
 from python_bench.gpu.clock import CheckError, Clock, ceilings, require_close, require_same_bits
+from python_bench.gpu.engine import AIMS, arithmetic, sized
 from python_bench.gpu.linear import linear_cases
 from python_bench.gpu.perturb import perturb_cases
 from python_bench.gpu.report import Report
 from python_bench.gpu.sums import sums_cases
 from python_bench.gpu.worker import DEAD_DEVICE, append_record, read_records, rows_of, supervise, work
+from python_bench.workloads import WORKLOADS
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter's lane has tests of its own", allow_module_level=True)
@@ -59,8 +61,8 @@ class TestOptions:
             monkeypatch.setattr(torch.cuda, name, lambda *_, gives=gives: gives)
         ran = []
 
-        def run(report, stages, device, scale, capability):
-            ran.append((stages, device, scale, capability))
+        def run(report, stages, device, scale, capability, tf32):
+            ran.append((stages, device, scale, capability, tf32))
             report.set(
                 "bits", rows=[{"case": "c", "who": "w", "against": "a", "values": 1, "differing_bits": len(ran) - 1}]
             )
@@ -72,7 +74,7 @@ class TestOptions:
 
     def test_all(self, stages, tmp_path, capsys):
         everything = ["build", "bits", "ceilings", "ops", "engine", "tests"]
-        assert stages() == (0, everything, "cuda", "full", (9, 0))
+        assert stages() == (0, everything, "cuda", "full", (9, 0), False)
         assert (
             json.loads((tmp_path / "gpu_nvidia_h100_80gb_hbm3.json").read_text())["setting"]["multiprocessors"] == "132"
         )
@@ -82,6 +84,7 @@ class TestOptions:
     def test_parts(self, stages):
         assert stages("--only", "ops", "--quick")[1:4] == (["build", "ceilings", "ops"], "cuda", "quick")
         assert stages("--only", "bits")[1] == ["build", "bits"]
+        assert stages("--only", "engine", "--tf32")[-1]
         assert stages("--skip-tests")[1] == ["build", "bits", "ceilings", "ops", "engine"]
 
 
@@ -150,9 +153,33 @@ def test_ceilings_and_the_engine_run_to_a_report(tmp_path):
     written = json.loads((tmp_path / "gpu_tiny_cpu_1.json").read_text())
     assert [row["case"] for row in written["stages"]["ceilings"]["rows"]] == list(ceilings(CPU, "tiny"))
     assert {row["case"] for row in written["stages"]["ops"]["rows"]} == set(OPS)
+    engine = {row["case"]: row for row in written["stages"]["engine"]["rows"]}
+    assert set(engine) == set(WORKLOADS)
+    for row in engine.values():
+        assert {"sdkernels", "hook loop", "hand-written prefix cache", "torch.func.vmap"} <= set(row["ratios"])
     table = (tmp_path / "gpu_tiny_cpu_1.md").read_text()
     for said in ("0 bits differ", "hand-written prefix cache", "% of copy", "perturb: clamp, bfloat16", "plain torch"):
         assert said in table, said
+
+
+def test_full_size_workloads_fill_a_gpu():
+    for name, workload in WORKLOADS.items():
+        full, quick = sized(name, "full"), sized(name, "quick")
+        assert full.examples > workload.examples
+        assert full.examples >= max(full.batches)
+        assert quick.examples <= 1000
+    assert set(AIMS) <= set(WORKLOADS)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_all_contestants_have_one_precision(tf32):
+    def now():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = now()
+    with arithmetic(tf32):
+        assert now() == ("high" if tf32 else "highest", tf32)
+    assert now() == before
 
 
 def test_a_stage_that_fails_is_noted_and_the_next_begins(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ LIMITS = {
     "bits": (70.0, 40.0, 45.0),
     "ceilings": (40.0, 25.0, 30.0),
     "ops": (140.0, 80.0, 45.0),
-    "engine": (80.0, 40.0, 75.0),
+    "engine": (200.0, 90.0, 80.0),
     "tests": (260.0, 110.0, 0.0),
 }
 ONLY = {"ops": ("ceilings", "ops"), "engine": ("engine",), "bits": ("bits",)}
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--skip-tests", action="store_true", help="do not run the test suite")
     parser.add_argument("--only", choices=ONLY, help="build, and measure only this")
     parser.add_argument("--quick", action="store_true", help="small shapes and few repetitions: does everything run?")
+    parser.add_argument("--tf32", action="store_true", help="the engine's races in TF32, on both sides")
     options = parser.parse_args(arguments)
 
     import torch
@@ -70,13 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
         stages = [stage for stage in stages if stage != "tests"]
         report.set("tests", result=f"not run: {why}")
     stages = list(dict.fromkeys(stages))
-    run_stages(report, stages, "cuda", "quick" if options.quick else "full", torch.cuda.get_device_capability(0))
+    scale = "quick" if options.quick else "full"
+    run_stages(report, stages, "cuda", scale, torch.cuda.get_device_capability(0), options.tf32)
     print(report.markdown_path.read_text())
     print(f"wrote {report.json_path} and {report.markdown_path.name}")
     return 1 if report.problems() else 0
 
 
-def run_stages(report: Report, stages: list[str], device: str, scale: str, capability: tuple[int, int]) -> None:
+def run_stages(
+    report: Report, stages: list[str], device: str, scale: str, capability: tuple[int, int], tf32: bool = False
+) -> None:
     """One stage after another, each within its time; one that fails is noted, and the next begins."""
     folder = report.json_path.parent
     (folder / MEASUREMENTS_LOG).unlink(missing_ok=True)
@@ -95,7 +99,8 @@ def run_stages(report: Report, stages: list[str], device: str, scale: str, capab
                 elif stage == "tests":
                     _tests(report, folder, scratch, limit)
                 else:
-                    _measure(report, stage, device, scale, scratch, folder / MEASUREMENTS_LOG, limit, row_limit)
+                    options = ["--device", device, "--scale", scale, *(["--tf32"] if tf32 else [])]
+                    _measure(report, stage, options, scratch, folder / MEASUREMENTS_LOG, limit, row_limit)
             except Exception as error:
                 report.set(stage, result="failed", problems=[f"{type(error).__name__}: {error}"])
             report.set(stage, seconds=time.monotonic() - start)
@@ -124,11 +129,10 @@ def _tests(report: Report, folder: Path, scratch: Path, limit: float) -> None:
 
 
 def _measure(
-    report: Report, stage: str, device: str, scale: str, scratch: Path, log: Path, limit: float, row_limit: float
+    report: Report, stage: str, options: list[str], scratch: Path, log: Path, limit: float, row_limit: float
 ) -> None:
     records = scratch / f"{stage}.jsonl"
-    command = [sys.executable, "-m", "python_bench.gpu.worker", stage, str(records)]
-    command += ["--device", device, "--scale", scale]
+    command = [sys.executable, "-m", "python_bench.gpu.worker", stage, str(records), *options]
 
     def note() -> None:
         report.set(stage, rows=rows_of(records))

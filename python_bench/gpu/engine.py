@@ -1,108 +1,83 @@
-"""The engine's workload on a device: cumulative ablation of the MNIST-sized MLP, against two opponents."""
+"""The engine's workloads on a device, against the same opponents as on a CPU, each tuned there."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 
-import sdkernels as sd
-from python_bench.gpu.clock import Cases, Measures, Row
-from python_bench.opponents import Counts, hook_loop, prefix_cache, tuned_batch_size
-from python_bench.race import race
-from sdkernels.lab.models import mlp
+from python_bench.contest import OURS, PLANNED, TF32, Contest, Tolerance, run_contest
+from python_bench.gpu.clock import Cases, Row
+from python_bench.workloads import WORKLOADS, Workload, on_gpu, tiny
 
-LAYERS = ["relu1", "relu2"]
-EXAMPLES = {"full": 60_000, "quick": 10_000, "tiny": 60}
-WIDTHS = {"full": (784, 512), "quick": (784, 512), "tiny": (12, 8)}
-ORDERS = {"full": 10, "quick": 2, "tiny": 2}
-POINTS = {"full": 33, "quick": 9, "tiny": 3}
-BATCH_SIZES = {"full": [1000, 4000, 10_000, 30_000, 60_000], "quick": [1000, 10_000], "tiny": [20, 60]}
-TURNS = 3
-OURS = "sdkernels"
-OPPONENTS = {"hook loop": hook_loop, "hand-written prefix cache": prefix_cache}
+BUDGET = {"full": 1.0, "quick": 0.5, "tiny": 0.0}  # seconds a turn of an opponent
+QUICK = 1000  # examples, at most
+
+# The workloads at the size of the papers' figures: what it is, its examples, and the seconds aimed at on an H200.
+AIMS = {
+    "cumulative_mlp_all_points": ("figure 1a", 60_000, 0.2),
+    "cumulative_convnet": ("figure 1b", 50_000, 1.0),
+    "units_convnet": ("all units of the ConvNet", 10_000, 10.0),
+}
 
 
-def engine_cases(device: torch.device, scale: str) -> Cases:
-    """One race."""
-    return {"cumulative ablation of an MLP": lambda: _race(device, scale)}
+def engine_cases(device: torch.device, scale: str, tf32: bool = False) -> Cases:
+    """A race for each workload."""
+    return {name: partial(_case, name, device, scale, tf32) for name in WORKLOADS}
 
 
-def _race(device: torch.device, scale: str) -> Measures:
-    examples, (inputs_wide, hidden) = EXAMPLES[scale], WIDTHS[scale]
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.rand(examples, inputs_wide, generator=generator).to(device)
-    labels = torch.randint(0, 10, (examples,), generator=generator).to(device)
-    model = mlp(inputs_wide, (hidden, hidden), 10, seed=0).eval().to(device)
-
-    def finish() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def ours(batch_size: int) -> sd.AblationCurve:
-        curve = sd.cumulative_ablation(
-            model,
-            LAYERS,
-            (inputs, labels),
-            orders=ORDERS[scale],
-            points=POINTS[scale],
-            batch_size=batch_size,
-        )
-        finish()
-        return curve
-
-    def measure() -> Row:
-        sizes = BATCH_SIZES[scale]
-        ours(sizes[-1])  # what is compiled, is compiled now
-        own_size = tuned_batch_size(ours, sizes)  # type: ignore[arg-type]
-        curve = ours(own_size)
-        contestants: dict[str, Callable[[], Any]] = {OURS: lambda: ours(own_size)}
-        batch_sizes, left_out, losses = {OURS: own_size}, {}, {}
-        for name, opponent in OPPONENTS.items():
-            there = on_device(opponent, device, finish)
-            setting = (model, LAYERS, inputs, labels, curve.orders.to(device), curve.points)
-            few = (*setting[:4], setting[4][:1], curve.points[::8])
-            there(*few, sizes[-1])
-            batch_sizes[name] = tuned_batch_size(there, sizes, *few)
-            correct, loss = (t.cpu() for t in there(*setting, batch_sizes[name]))
-            wrong = (correct - curve.correct).abs() > curve.ambiguous
-            losses[name] = float(((loss - curve.loss) / curve.loss).abs().max())
-            if wrong.any() or not losses[name] < 1e-4:
-                left_out[name] = f"{int(wrong.sum())} counts differ beyond ambiguous ones; losses by {losses[name]:.0e}"
-                continue
-            contestants[name] = lambda run=there, setting=setting, size=batch_sizes[name]: run(*setting, size)  # type: ignore[misc]
-        title = f"{model_name(inputs_wide, hidden)}, {len(curve.orders)} orders x {len(curve.points)} points"
-        result = race(title, contestants, TURNS, {"batch sizes": batch_sizes})
-        row: Row = {
-            "shape": f"{title}, {examples} examples on the device, float32",
-            "seconds": dict(result.seconds),
-            "ratios": {name: median(result.ratios(name)) for name in result.seconds},
-            "batch_sizes": batch_sizes,
-            "losses_differ_by": losses,
-            "ambiguous": int(curve.ambiguous.sum()),
-            "plan": curve.plan,
-        }
-        if left_out:
-            row["failed"] = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        return row
-
-    return {OURS: measure}
+def _case(name: str, device: torch.device, scale: str, tf32: bool) -> dict[str, partial[Row]]:
+    return {OURS: partial(_race, name, sized(name, scale), device, BUDGET[scale], tf32)}
 
 
-def model_name(inputs: int, hidden: int) -> str:
-    """Its layers' widths."""
-    return f"MLP {inputs}-{hidden}-{hidden}-10"
+def sized(name: str, scale: str) -> Workload:
+    """A workload at one of the command's scales."""
+    if scale == "tiny":
+        return tiny(name)
+    workload = on_gpu(name)
+    if scale == "full":
+        return workload
+    examples = min(QUICK, workload.examples)
+    return replace(workload, examples=examples, batches=(examples // 4, examples), turns=1)
 
 
-def on_device(
-    opponent: Callable[..., Counts], device: torch.device, finish: Callable[[], None]
-) -> Callable[..., Counts]:
-    """An opponent whose masks and counts are on the device, and that ends when the device has."""
+def _race(name: str, workload: Workload, device: torch.device, budget: float, tf32: bool) -> Row:
+    with arithmetic(tf32):
+        contest = Contest(workload, device, budget, workload.batches, TF32 if tf32 else Tolerance())
+        result = run_contest(contest)
+    ours = contest.turns.results[OURS]
+    left_out = contest.differences()
+    row: Row = {
+        "shape": f"{result.title}, on the device, {'TF32' if tf32 else 'float32'}",
+        "seconds": {who: result.scaled(who) for who in result.seconds},
+        "ratios": {who: median(result.ratios(who)) for who in result.seconds},
+        "settings": contest.settings,
+        "parts": {who: str(part) for who, part in result.parts.items()},
+        "notes": dict(result.notes),
+        "ambiguous": int(ours.ambiguous.max()),
+        "plan": ours.plan,
+    }
+    if PLANNED in result.notes:
+        row["planned_gflop"] = result.notes[PLANNED]
+    if name in AIMS:
+        figure, examples, aim = AIMS[name]
+        whole = median(result.seconds[OURS]) * examples / workload.examples
+        row["at_size"] = f"{figure}, {examples:,} examples: {whole:.3g} s at this rate; aim {aim} s"
+    if left_out:
+        row["failed"] = "; ".join(f"{who}: {why}" for who, why in left_out.items())
+    return row
 
-    def run(*arguments: Any) -> Counts:
-        with device:  # tensors that it makes
-            counts = opponent(*arguments)
-        finish()
-        return counts
 
-    return run
+@contextmanager
+def arithmetic(tf32: bool) -> Iterator[None]:
+    """Products and convolutions of float32 in IEEE arithmetic, or in TF32; of all contestants."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

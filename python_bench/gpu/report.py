@@ -136,12 +136,18 @@ class Report:
         lines = ["## Engine", ""]
         for row in (r for r in self.rows("engine") if "seconds" in r):
             lines += [f"{row['case']}: {row['shape']}", ""]
+            settings, parts, ratios = row["settings"], row["parts"], row["ratios"]
             table = (
-                (name, f"{median(seconds):.3f}", f"{row['ratios'][name]:.1f}", str(row["batch_sizes"][name]))
-                for name, seconds in row["seconds"].items()
+                (who, f"{median(seconds):.3f}", f"{ratios[who]:.1f}", settings[who], parts.get(who, ""))
+                for who, seconds in row["seconds"].items()
             )
-            lines += _table(("", "seconds (median)", "times sdkernels", "batch size (tuned)"), table)
-            lines += [f"Counts equal up to {row['ambiguous']} ambiguous ones.", ""]
+            lines += _table(("", "seconds (median)", "times sdkernels", "tuned", ""), table)
+            said = [f"Counts equal up to {row['ambiguous']} ambiguous ones in a configuration."]
+            if "planned_gflop" in row:
+                rate = row["planned_gflop"] / 1e3 / median(row["seconds"]["sdkernels"])
+                said += [f"The plan needs {row['planned_gflop'] / 1e3:.3g} TFLOP, run at {rate:.3g} TFLOP/s."]
+            said += [f"At the size of {row['at_size']}."] if "at_size" in row else []
+            lines += [" ".join(said), ""]
         return lines
 
 

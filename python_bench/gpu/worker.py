@@ -26,7 +26,7 @@ DEAD_DEVICE = 3  # exit status: nothing more can run in this process
 POLL = 0.1  # seconds
 
 
-def stage_cases(stage: str, device: Any, scale: str) -> Any:
+def stage_cases(stage: str, device: Any, scale: str, tf32: bool = False) -> Any:
     """The cases of a stage, see :data:`python_bench.gpu.clock.Cases`."""
     if stage == "bits":
         from python_bench.gpu.bits import bits_cases
@@ -35,7 +35,7 @@ def stage_cases(stage: str, device: Any, scale: str) -> Any:
     if stage == "engine":
         from python_bench.gpu.engine import engine_cases
 
-        return engine_cases(device, scale)
+        return engine_cases(device, scale, tf32)
     from python_bench.gpu.clock import Clock, ceilings
 
     if stage == "ceilings":
@@ -170,6 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("records", type=Path)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--scale", choices=SCALES, default="full")
+    parser.add_argument("--tf32", action="store_true")
     options = parser.parse_args(arguments)
 
     import torch
@@ -191,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
         return True
 
     with torch.no_grad():
-        status = work(stage_cases(options.stage, device, options.scale), options.records, alive)
+        status = work(stage_cases(options.stage, device, options.scale, options.tf32), options.records, alive)
     if status:
         sys.stdout.flush()
         os._exit(status)  # a broken device may hang what runs at exit
