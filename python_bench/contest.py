@@ -164,9 +164,11 @@ class Contest:
         whole = self._task.channels_last() if setting.channels_last else self._task
         part = whole.only(chosen)
         if len(chosen) < configurations:
-            self.parts[name] = Part(len(chosen), configurations)
+            nothing = whole.only(chosen[:0])
+            once = min(seconds(lambda: self._run(lambda: opponent(nothing, setting))) for _ in range(2))
+            self.parts[name] = Part(len(chosen), configurations, once=once)
             if name == "captum":
-                self.parts[name] = Part(evaluations(part), evaluations(whole), "evaluations")
+                self.parts[name] = Part(evaluations(part), evaluations(whole), "evaluations", once)
         return lambda: self._run(lambda: opponent(part, setting))
 
     def _tuned(self, opponent: Callable[[Task, Setting], Scores], folds: Sequence[int]) -> tuple[Setting, float]:

@@ -18,11 +18,16 @@ import sdkernels
 
 @dataclass(frozen=True)
 class Part:
-    """How much of the work a contestant did; its time is scaled to all of it."""
+    """How much of the work a contestant did; its time is scaled to all of it, but for what it does once."""
 
     done: int
     of: int
     what: str = "configurations"
+    once: float = 0.0  # seconds, whatever is done
+
+    def scaled(self, seconds: float) -> float:
+        """What all of the work would take."""
+        return self.once + (seconds - self.once) * self.of / self.done
 
     def __str__(self) -> str:
         return f"timed on {self.done:,} of {self.of:,} {self.what}"
@@ -40,7 +45,7 @@ class Race:
     def scaled(self, name: str) -> list[float]:
         """Seconds, or what they would be for all of the work."""
         part = self.parts.get(name, Part(1, 1))
-        return [seconds * part.of / part.done for seconds in self.seconds[name]]
+        return [part.scaled(seconds) for seconds in self.seconds[name]]
 
     def ratios(self, opponent: str) -> list[float]:
         """How many times longer the opponent takes, turn by turn."""

@@ -161,6 +161,16 @@ def test_a_part_is_scaled():
     assert race.ratios("other") == [5.0, 2.5]
     assert "| other | 10.00 s, timed on 5 of 50 configurations | 3.75 (2.50 to 5.00) |" in race.table()
     assert race.ratios(OURS) == [1.0, 1.0]
+    assert Part(5, 50, once=0.5).scaled(1.0) == 5.5
+
+
+@pytest.mark.parametrize("opponent", OPPONENTS)
+def test_opponents_do_nothing_where_nothing_is_asked(opponent):
+    if opponent == "captum":
+        pytest.importorskip("captum")
+    task, _ = prepare(tiny("units_mlp"), CPU)
+    scores = OPPONENTS[opponent](task.only(torch.arange(0)), Setting(4))
+    assert scores.correct.shape == scores.loss.shape == (0,)
 
 
 @pytest.mark.parametrize(("count", "size", "block"), [(100, 8, 1), (330, 8, 3), (2816, 50, 8), (7, 9, 2), (5, 5, 5)])
