@@ -1,0 +1,81 @@
+"""``auto`` equals ``loop`` on random networks with random ablations.
+
+``SDKERNELS_CASES=10000 pytest tests/engine/test_generated.py`` tries that many.
+"""
+
+import os
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, note, settings
+from torch import Tensor, nn
+
+import sdkernels as sd
+from tests.engine.compare import assert_same, assert_same_but_for_rounding
+from tests.engine.generated import CASES, Case, build, resolve
+
+NUMBER = int(os.environ.get("SDKERNELS_CASES", "300"))
+METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
+# That a network runs as a hook loop is an error: every generated one can be traced.
+QUIET = (
+    "ignore:ablating units of:sdkernels.SdkernelsWarning",  # random networks may be dead
+    "ignore:the logits do not depend:sdkernels.SdkernelsWarning",
+)
+SETTINGS = {
+    "phases": [phase for phase in Phase if phase is not Phase.explain],  # a shrunk case explains itself
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+
+
+def run(
+    case: Case, model: nn.Module, data: tuple[Tensor, Tensor], layers: list[str], units: int, **options: Any
+) -> Any:
+    """The case's ablation of ``model``."""
+    kind, *how = case.family
+    if kind == "singles":
+        return sd.unit_importance(model, layers, data, **options)
+    if kind == "sets":
+        generator = torch.Generator().manual_seed(case.seed)
+        chance = torch.rand(how[0], 1, generator=generator) * 1.4 - 0.2  # at times nothing, at times everything
+        return sd.ablate(model, layers, data, units=torch.rand(how[0], units, generator=generator) < chance, **options)
+    orders, points = how
+    points = [min(points[0], units)] if isinstance(points, tuple) else points
+    return sd.cumulative_ablation(model, layers, data, orders=orders, points=points, seed=case.seed, **options)
+
+
+def both_ways(case: Case, model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[Any, Any]:
+    """What ``auto`` gives, cut into tiles as the case has it, and what ``loop`` gives."""
+    layers, unit_dim, counts, value = resolve(case, model, data[0])
+    note(f"layers {layers}, units {counts}")
+    # Clamped logits tie, and then it is chance which five torch.topk takes for the largest.
+    metrics = [metric for metric in METRICS if metric != "top5" or "out" not in layers]
+    options = {"value": value, "unit_dim": unit_dim, "metrics": metrics}
+    tiles = {"batch_size": case.batch_size, "configs_per_batch": case.configs_per_batch}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDKERNELS_BACKEND", case.backend)
+        engine = [module for name, module in sys.modules.items() if name.startswith("sdkernels.engine.")]
+        tiled = [module for module in engine if hasattr(module, "WORKING_SET")]
+        assert tiled
+        for module in tiled:
+            patch.setattr(module, "WORKING_SET", {"cpu": case.working_set})
+        auto = run(case, model, data, layers, sum(counts), **tiles, **options)
+    return auto, run(case, model, data, layers, sum(counts), method="loop", **options)
+
+
+@pytest.mark.filterwarnings(*QUIET)
+@settings(max_examples=NUMBER, **SETTINGS)
+@given(CASES)
+def test_generated(case):
+    model, data = build(case)
+    note(str(model))
+    assert_same(*both_ways(case, model, data))
+
+
+@pytest.mark.filterwarnings(*QUIET)
+@settings(max_examples=max(1, NUMBER // 5), **SETTINGS)
+@given(CASES)
+def test_generated_in_float32(case):
+    model, (inputs, labels) = build(case, standard=False)
+    assert_same_but_for_rounding(*both_ways(case, model.float(), (inputs.float(), labels)))
