@@ -29,7 +29,9 @@ Result = Mapping[str, Any]
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m python_bench.tables", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m python_bench.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder that benchmarks wrote")
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args(arguments)
