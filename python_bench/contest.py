@@ -136,7 +136,7 @@ class Contest:
         return run_package(self._own, family, examples, **options)
 
     def _enter_ours(self, batches: Sequence[int] | None) -> Callable[[], Any]:
-        few = self._family and Family(self._family.orders[:1], self._family.points[::4])
+        few = self._family and Family(self._family.orders[:1], self._family.points[::4].contiguous())
 
         def tried(size: int | None) -> float:
             options = {"batch_size": size} if size else {}
