@@ -62,7 +62,7 @@ def test_growth(network, size, benchmark, report, is_tiny):
         for value in smaller:
             turns.take(value)
 
-    benchmark.pedantic(lambda: turns.take(largest), setup=run_smaller, rounds=RUNS)
+    benchmark.pedantic(lambda: turns.take(largest), setup=run_smaller, rounds=1 if is_tiny else RUNS)
     fixed = {key: value for key, value in vars(start).items() if key != size}
     units = "n" if size == "units" else start.units
     title = f"{size.capitalize()} doubled, cumulative ablation, {name.format(units=units)}"

@@ -229,5 +229,5 @@ def tiny(name: str) -> Workload:
         floors={},
         batches=(4, 10),
         folds=(1, 3),
-        turns=2,
+        turns=1,
     )
