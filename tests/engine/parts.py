@@ -12,7 +12,7 @@ Each is a tuple of a word and its options:
 ``("cat", branches, with_input)``                               branches, each a tuple of parts, and perhaps the input
 ``("gate", hidden)``                                            squeeze and excitation
 ``("last", hidden)``                                            channels last: layer norm, two linear layers, and back
-``("scale", kind)``                                             by a number, or by a parameter a channel
+``("scale", kind)``                                             by a number (perhaps in place), or a parameter a channel
 ``("drop",)``                                                   dropout, which does nothing
 ==============================================================  ======================================================
 """
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 ACTIVATIONS = (
     *("relu", "relu_", "shared", "F.relu", "F.relu_", "torch.relu", "x.relu"),  # with _, in place
-    *("leaky", "gelu", "sigmoid", "tanh", "relu6", "hardswish"),
+    *("leaky", "leaky_", "gelu", "sigmoid", "tanh", "relu6", "hardswish"),
 )
 NORMS = ("batch", "plain", "group", "layer", "instance")
 EPS = 0.1  # of norms over activations: a smaller one makes large differences of rounding, where all units are clamped
@@ -34,8 +34,10 @@ EPS = 0.1  # of norms over activations: a smaller one makes large differences of
 
 @dataclass(frozen=True)
 class Maps:
-    """What flows: channels, the length of each axis, and whether nobody else reads the tensor, so that it may be
-    written in place."""
+    """What flows: channels, the length of each axis, and whether it surely may be written in place.
+
+    That is where no other part reads the tensor, and what made it is known to make new ones.
+    """
 
     channels: int
     size: int
@@ -62,11 +64,17 @@ class Maker:
             return self.shared
         kind = kind if fresh else kind.removesuffix("_").replace("shared", "F.relu")
         modules = {"leaky": nn.LeakyReLU(0.2), "gelu": nn.GELU(), "sigmoid": nn.Sigmoid(), "tanh": nn.Tanh()}
-        modules |= {"relu6": nn.ReLU6(), "hardswish": nn.Hardswish(), "relu": nn.ReLU(), "relu_": nn.ReLU(inplace=True)}
+        modules |= {
+            "leaky_": nn.LeakyReLU(0.2, inplace=True),
+            "relu6": nn.ReLU6(),
+            "hardswish": nn.Hardswish(),
+            "relu": nn.ReLU(),
+            "relu_": nn.ReLU(inplace=True),
+        }
         return modules[kind] if kind in modules else _Function(kind)
 
     def _act(self, maps: Maps, _keep: bool, kind: str) -> tuple[nn.Module, Maps]:
-        return self.activation(kind, fresh=maps.fresh), Maps(maps.channels, maps.size, fresh=True)
+        return self.activation(kind, fresh=maps.fresh), maps
 
     def _norm(self, maps: Maps, _keep: bool, kind: str) -> tuple[nn.Module, Maps]:
         channels, positions = maps.channels, maps.size**self.axes
@@ -109,14 +117,14 @@ class Maker:
         pool = getattr(nn, f"{names[kind]}{self.axes}d")
         if kind.startswith("adaptive"):
             size = maps.size if keep else min(kernel, maps.size)
-            return pool(size), Maps(maps.channels, size, fresh=True)
+            return pool(size), Maps(maps.channels, size, maps.fresh)
         if keep:
             kernel, stride, padding = 3, 1, 1
         padding = min(padding, kernel // 2)
         if maps.size + 2 * padding < kernel:
             return nn.Identity(), maps
         return pool(kernel, stride, padding), Maps(
-            maps.channels, (maps.size + 2 * padding - kernel) // stride + 1, True
+            maps.channels, (maps.size + 2 * padding - kernel) // stride + 1, maps.fresh
         )
 
     def _residual(self, maps: Maps, keep: bool, parts: tuple, form: str, stride: int):
@@ -128,7 +136,7 @@ class Maker:
         shortcut: nn.Module | None = None
         if stride > 1 or out.channels != maps.channels:
             shortcut = self.conv_type(maps.channels, out.channels, 1, stride)
-        form = "x + y" if form == "y += x" and not out.fresh else form
+        form = "x + y" if form in ("y += x", "y.add_(x)") and not out.fresh else form
         return _Residual(branch, shortcut, form), Maps(out.channels, out.size, fresh=True)
 
     def _cat(self, maps: Maps, keep: bool, branches: tuple, with_input: bool):
@@ -144,6 +152,7 @@ class Maker:
         return _Last(maps.channels, hidden), Maps(maps.channels, maps.size, fresh=False)  # a view
 
     def _scale(self, maps: Maps, keep: bool, kind: str):
+        kind = "number" if kind == "x.mul_" and not maps.fresh else kind
         return _Scale(maps.channels, self.axes, kind), Maps(maps.channels, maps.size, fresh=True)
 
     def _drop(self, maps: Maps, keep: bool):
@@ -194,6 +203,8 @@ class _Residual(nn.Module):
         if self.form == "y += x":
             y += x
             return y
+        if self.form == "y.add_(x)":
+            return y.add_(x)
         if self.form == "torch.add":
             return torch.add(y, x)
         if self.form == "x - y":
@@ -225,4 +236,6 @@ class _Scale(nn.Module):
         self.kind, self.gamma = kind, nn.Parameter(torch.randn(channels, *[1] * axes))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "x.mul_":
+            return x.mul_(-0.5)
         return {"gamma": lambda: self.gamma * x, "number": lambda: x * 0.5, "shift": lambda: 0.3 - x}[self.kind]()

@@ -53,6 +53,7 @@ def both_ways(case: Case, model: nn.Module, data: tuple[Tensor, Tensor]) -> tupl
     metrics = [metric for metric in METRICS if metric != "top5" or "out" not in layers]
     options = {"value": value, "unit_dim": unit_dim, "metrics": metrics}
     tiles = {"batch_size": case.batch_size, "configs_per_batch": case.configs_per_batch}
+    inputs = data[0].clone()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDKERNELS_BACKEND", case.backend)
         engine = [module for name, module in sys.modules.items() if name.startswith("sdkernels.engine.")]
@@ -61,6 +62,7 @@ def both_ways(case: Case, model: nn.Module, data: tuple[Tensor, Tensor]) -> tupl
         for module in tiled:
             patch.setattr(module, "WORKING_SET", {"cpu": case.working_set})
         auto = run(case, model, data, layers, sum(counts), **tiles, **options)
+    assert torch.equal(data[0], inputs)  # also where the network writes into them
     return auto, run(case, model, data, layers, sum(counts), method="loop", **options)
 
 
