@@ -1,11 +1,12 @@
 """What it means that two results are the same."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def tensors_of(result: Any) -> dict[str, Tensor]:
@@ -43,3 +44,13 @@ def assert_same_but_for_rounding(auto: Any, oracle: Any) -> None:
     differ = (auto.sums["accuracy"] - oracle.sums["accuracy"]).abs()
     assert (differ <= ambiguous).all(), f"counts differ by\n{differ}\nwith ambiguous examples\n{ambiguous}"
     torch.testing.assert_close(auto.sums["loss"], oracle.sums["loss"], rtol=1e-5, atol=0)
+
+
+@contextmanager
+def left_as_they_were(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Nothing within the context writes into the model's parameters and buffers, or into the inputs."""
+    held = {"inputs": inputs, **model.state_dict()}
+    before = {name: tensor.clone() for name, tensor in held.items()}
+    yield
+    changed = [name for name, tensor in held.items() if not torch.equal(tensor, before[name])]
+    assert not changed, f"{changed} were written into"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sdkernels as sd
 from tests.engine.calls import calls_of
-from tests.engine.compare import assert_same
+from tests.engine.compare import assert_same, left_as_they_were
 from tests.engine.zoo import TUPLES, UNTRACEABLE, ZOO, Network, build
 
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
@@ -67,7 +67,10 @@ def both_ways(network: Network, layers: Sequence[str], family: str, kind: str) -
     options |= {"units": sum(look.unit_counts), "value": value_of(kind, layers, shapes, look.unit_counts)}
     oracle = FAMILIES[family](model, layers, data, method="loop", **options)
     configs_per_batch = "auto" if kind == "zero" else 3
-    return FAMILIES[family](model, layers, data, batch_size=7, configs_per_batch=configs_per_batch, **options), oracle
+    options |= {"batch_size": 7, "configs_per_batch": configs_per_batch}
+    with left_as_they_were(model, data[0]):
+        auto = FAMILIES[family](model, layers, data, **options)
+    return auto, oracle
 
 
 @pytest.mark.parametrize(("network", "layers", "family", "kind"), cases())
