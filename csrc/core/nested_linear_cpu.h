@@ -8,11 +8,11 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstddef>
-#include <memory>
+#include <cstring>
 #include <vector>
 
 #include "dtype.h"
+#include "lane_cpu.h"
 #include "level.h"
 #include "nested_linear.h"
 #include "score_strip_cpu.h"
@@ -22,7 +22,6 @@ namespace {
 
 constexpr int kRows = kVectorBytes == 64 ? 8 : 4;  // rows of the first product a strip accumulates in registers
 constexpr int64_t kFewColumns = 8;  // that return at a point: the head then reads each sum as soon as it is there
-constexpr int kFew = 5, kMany = kVectorBytes == 64 ? 10 : 5;  // classes, likewise: what the registers hold
 constexpr int64_t kBlockBytes = 512 * 1024;  // a block's activations and sums, to stay in a core's second-level cache
 
 template <typename T>
@@ -77,10 +76,9 @@ SDKERNELS_INLINE void accumulate_rows(const NestedLinear& s, const W* weight, co
 }
 
 // Bias and activation of one output of a strip.
-template <typename Vector, typename W>
-SDKERNELS_INLINE Vector activated(Vector x, W bias, bool relu) {
-  x += bias;
-  return relu ? (x < 0 ? Vector{} : x) : x;  // keeps nan
+template <bool Relu, typename Vector, typename W>
+SDKERNELS_INLINE Vector activated(Vector x, W bias) {
+  return rectified<Relu>(Vector(x + bias));
 }
 
 // What the head does of one strip at one point. Rows before `old` first gain columns [from, to).
@@ -102,7 +100,7 @@ SDKERNELS_INLINE void head(const HeadTask<W>& p, W* out) {
   Vector sum[Group][kVectors] = {};
   const auto add = [&](const Vector& z0, const Vector& z1, int64_t d) __attribute__((always_inline)) {
     const W* weight = p.head + d * p.padded_classes;
-    const Vector x0 = activated(z0, p.bias[d], Relu), x1 = activated(z1, p.bias[d], Relu);
+    const Vector x0 = activated<Relu>(z0, p.bias[d]), x1 = activated<Relu>(z1, p.bias[d]);
     for (int l = 0; l < Group; ++l) {
       sum[l][0] += weight[l] * x0;
       sum[l][1] += weight[l] * x1;
@@ -146,7 +144,7 @@ SDKERNELS_INLINE void emit_outputs(const NestedLinear& s, int64_t t, int64_t n, 
   for (int64_t d = 0; d < living; ++d) {
     Vector x[kVectors];
     std::memcpy(x, z + d * kStrip, sizeof x);
-    for (int v = 0; v < kVectors; ++v) x[v] = activated(x[v], bias[d], s.relu);
+    for (int v = 0; v < kVectors; ++v) x[v] = s.relu ? activated<true>(x[v], bias[d]) : activated<false>(x[v], bias[d]);
     std::memcpy(row, x, sizeof row);
     write<T>(s, t, s.outputs, d, n, width, row, W(0));
   }
@@ -163,7 +161,7 @@ SDKERNELS_INLINE void emit_logits(const Problem<T>& p, int64_t t, int64_t n, int
   const W* head_bias = p.head_bias + (s.head_rows == 1 ? 0 : t) * s.classes;
   int64_t group = 0;
   for (int64_t first = 0; first < s.classes; first += group) {
-    group = s.classes - first > kFew ? kMany : kFew;
+    group = group_of(s.classes - first);
     task.head = p.head + first;
     W* out = logits + first * kStrip;
     if (group == kMany)
@@ -223,7 +221,7 @@ void run(const NestedLinear& s, int threads) {
   p.weight = static_cast<const W*>(s.weight);
   p.bias = static_cast<const W*>(s.bias);
   p.head_bias = static_cast<const W*>(s.head_bias);
-  p.padded_classes = (s.classes + kFew - 1) / kFew * kFew;
+  p.padded_classes = padded_to_groups(s.classes);
   std::vector<W> transposed(s.outputs * p.padded_classes, W(0));
   for (int64_t l = 0; l < s.classes; ++l)
     for (int64_t d = 0; d < s.outputs; ++d)
@@ -239,13 +237,10 @@ void run(const NestedLinear& s, int threads) {
   const int64_t blocks = (s.examples + p.block - 1) / p.block;
   // Allocated before the threads start: nothing may throw among them.
   const int64_t own = (s.inputs + s.outputs) * p.block + p.padded_classes * kStrip;
-  std::vector<W> memory(own * threads + kVectorBytes / sizeof(W));
-  void* aligned = memory.data();
-  std::size_t space = memory.size() * sizeof(W);
-  W* buffers = static_cast<W*>(std::align(kVectorBytes, own * threads * sizeof(W), aligned, space));
+  AlignedZeros<W> memory(own * threads);
 #pragma omp parallel num_threads(threads) if (blocks > 1)
   {
-    W* a = buffers + omp_get_thread_num() * own;
+    W* a = memory.data() + omp_get_thread_num() * own;
     W* z = a + s.inputs * p.block;
 #pragma omp for schedule(dynamic)
     for (int64_t block = 0; block < blocks; ++block) walk(p, block * p.block, a, z, z + s.outputs * p.block);

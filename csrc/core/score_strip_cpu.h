@@ -6,23 +6,11 @@
 #include <type_traits>
 
 #include "dtype.h"
+#include "lane_cpu.h"
 #include "level.h"
 #include "score.h"
 
-#pragma GCC diagnostic ignored "-Wpsabi"  // no vector crosses a call: all that use them are inlined
-
 namespace sdkernels::SDKERNELS_LEVEL {
-
-constexpr int64_t kVectors = 2;  // a strip: two vectors of examples
-
-template <typename W>
-struct Lane {
-  typedef W Vector __attribute__((vector_size(kVectorBytes), aligned(kVectorBytes), may_alias));
-  using Index = decltype(Vector{} > 0);
-  using Int = std::conditional_t<sizeof(W) == 8, int64_t, int32_t>;
-  static constexpr int64_t kWidth = kVectorBytes / sizeof(W);
-  static constexpr int64_t kStrip = kVectors * kWidth;  // examples
-};
 
 constexpr double kMasked = -1e3;
 
