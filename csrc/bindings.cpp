@@ -176,6 +176,30 @@ int rank_one(Address z,                 // [N, D, S]
   return sdkernels::rank_one(p, threads);
 }
 
+int rank_one_head(Address a,                 // [N, C]
+                  const Addresses& tensors,  // value, intact, units, z, weight [C, D], scale, shift, head, head_bias
+                  Address out,               // [K, N, L]
+                  const Sizes& sizes,        // K, N, D, C, L
+                  const Sizes& a_stride, bool relu, int dtype, int threads) {
+  sdkernels::RankOneHead p{};
+  p.a = pointer<const void>(a);
+  p.value = pointer<const void>(tensors[0]);
+  p.intact = pointer<const void>(tensors[1]);
+  p.units = pointer<const int64_t>(tensors[2]);
+  p.z = pointer<const void>(tensors[3]);
+  p.weight = pointer<const void>(tensors[4]);
+  p.scale = pointer<const void>(tensors[5]);
+  p.shift = pointer<const void>(tensors[6]);
+  p.head = pointer<const void>(tensors[7]);
+  p.head_bias = pointer<const void>(tensors[8]);
+  p.out = pointer<void>(out);
+  p.k = sizes[0], p.examples = sizes[1], p.outputs = sizes[2], p.inputs = sizes[3], p.classes = sizes[4];
+  p.a_n = a_stride[0], p.a_c = a_stride[1];
+  p.relu = relu;
+  p.dtype = dtype;
+  return sdkernels::rank_one_head(p, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -187,6 +211,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("perturb", perturb<int, int>(&sdkernels::perturb), released);
   m.def("random_stream", random_stream<int, int>(&sdkernels::random_stream), released);
   m.def("rank_one", &rank_one, released);
+  m.def("rank_one_head", &rank_one_head, released);
   m.def("score", &score, released);
   m.def("cpu_level", &sdkernels::cpu_level, "The level of x86-64 that kernels run at: 1, 3 or 4.");
   m.def("use_cpu_level", &sdkernels::use_cpu_level, "Asks for a level, 0 for the highest; False if there is no such.");

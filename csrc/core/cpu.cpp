@@ -66,6 +66,8 @@ int random_stream(const int64_t* seed, const int64_t* configurations, const int6
 
 int rank_one(const RankOne& p, int threads) { return exact().rank_one(p, threads); }
 
+int rank_one_head(const RankOneHead& p, int threads) { return sums().rank_one_head(p, threads); }
+
 int score(const Logits& logits, const ScoreTask& task, int threads) { return sums().score(logits, task, threads); }
 
 }  // namespace sdkernels

@@ -6,6 +6,7 @@
 #include "perturb.h"
 #include "random_stream.h"
 #include "rank_one.h"
+#include "rank_one_head.h"
 #include "score.h"
 
 namespace sdkernels {
@@ -22,6 +23,7 @@ struct SumKernels {
   decltype(&sdkernels::class_histogram) class_histogram;
   decltype(&sdkernels::class_moments) class_moments;
   decltype(&sdkernels::nested_linear) nested_linear;
+  decltype(&sdkernels::rank_one_head) rank_one_head;
   decltype(&sdkernels::score) score;
 };
 

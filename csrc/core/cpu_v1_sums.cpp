@@ -4,8 +4,9 @@
 #include "class_moments_cpu.h"
 #include "cpu.h"
 #include "nested_linear_cpu.h"
+#include "rank_one_head_cpu.h"
 #include "score_cpu.h"
 
 namespace sdkernels::v1 {
-const SumKernels kSums{&class_histogram, &class_moments, &nested_linear, &score};
+const SumKernels kSums{&class_histogram, &class_moments, &nested_linear, &rank_one_head, &score};
 }  // namespace sdkernels::v1

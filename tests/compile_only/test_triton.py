@@ -118,6 +118,23 @@ def rank_one(shape: tuple[int, ...], dtype: torch.dtype, full: bool = False) -> 
     launcher("rank_one")(z, torch.zeros((shape[1], 64), dtype=dtype), a, ids(64), value, affine, affine, full)
 
 
+def rank_one_head(
+    classes: int, dtype: torch.dtype, full: bool = False, shape: tuple[int, int, int] = (256, 512, 64)
+) -> None:
+    """``full``: with an affine map, ReLU, values, a bias and intact logits."""
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    N, D, C = shape
+    affine = torch.zeros(D, dtype=computed_in(dtype)) if full else None
+    value, head_bias, intact = (zeros(C), zeros(classes), zeros(N, classes)) if full else (None, None, None)
+    head = zeros(classes, D)
+    launcher("rank_one_head")(
+        zeros(N, D), zeros(D, C), zeros(N, C), ids(C), value, affine, affine, full, head, head_bias, intact
+    )
+
+
 FEATURES, TOKENS = (512, 512), (32, 128, 256)
 MAPS, ODD_MAPS, LARGE_MAPS = (32, 128, 16, 16), (32, 128, 7, 7), (8, 64, 56, 56)
 
@@ -148,6 +165,8 @@ for name, dtype in (("float64", F64), ("float32", F32), ("bfloat16", BF16), ("fl
     case(f"512 outputs {name}, head", nested_linear, 512, dtype, head=True)
     case(f"512 outputs {name}, score everything", nested_linear, 512, dtype, head=True, options="everything")
     case(f"maps {name}, everything", rank_one, (64, 128, 49), dtype, True)
+    case(f"10 classes {name}, everything", rank_one_head, 10, dtype, True)
+    case(f"1000 classes {name}, everything", rank_one_head, 1000, dtype, True)
 for name, dtype in (("float32", F32), ("bfloat16", BF16)):
     case(f"features {name}", perturb, FEATURES, dtype)
     case(f"maps {name}", perturb, MAPS, dtype)
@@ -162,6 +181,7 @@ for name, dtype in (("float32", F32), ("bfloat16", BF16)):
     case(f"channels-last {name}", class_histogram, MAPS, dtype, True)
     case(f"1000 classes {name}, transposed", score, 1000, dtype, "everything", transposed=True)
     case(f"features {name}", rank_one, (256, 512), dtype)
+    case(f"10 classes {name}", rank_one_head, 10, dtype)
 case("10 classes float32, counts", score, 10, F32, "counts")
 case("10 classes float32, loss", score, 10, F32, "loss")
 case("50257 classes float32, loss", score, 50257, F32, "loss")

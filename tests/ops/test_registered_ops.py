@@ -39,6 +39,13 @@ def rank_one_arguments(affine: bool) -> list[Any]:
     return [case.get(name) for name in ("z", "weight", "a", "units", "value", "scale", "shift", "relu")]
 
 
+def rank_one_head_arguments(everything: bool) -> list[Any]:
+    case = clamped.random_case((5, 7, 4, (), 6), value=everything, affine=everything)
+    order = ("z", "weight", "a", "units", "value", "scale", "shift", "relu")
+    last = [numbers([3], seed=7), numbers((5, 3), seed=8)] if everything else [None, None]
+    return [*(case.get(name) for name in order), numbers((3, 4), seed=6), *last]
+
+
 def moments_arguments() -> list[Any]:
     return [numbers((6, 5, 3, 2)), integers(0, 2, [6]), *ops.ClassMoments.empty(2, 5).tensors(), 1]
 
@@ -78,6 +85,10 @@ CASES: dict[str, dict[str, Callable[[], list[Any]]]] = {
         "everything": lambda: nested_arguments(True, LABELS, PREDICTION, True, 2, True, 0.1),
     },
     "rank_one": {"plain": lambda: rank_one_arguments(False), "everything": lambda: rank_one_arguments(True)},
+    "rank_one_head": {
+        "plain": lambda: rank_one_head_arguments(False),
+        "everything": lambda: rank_one_head_arguments(True),
+    },
 }
 IMPLEMENTED_WITH = {"perturb_into": "perturb", "nested_linear_score": "nested_linear"}
 CONTIGUOUS_FROM = {"class_moments": 2, "class_histogram": 3}  # accumulators
@@ -182,7 +193,14 @@ def changing(x: Tensor) -> Tensor:
     return ops.rank_one(x[:, :3].flatten(2), weight, x.flatten(2), units, relu=True) * 2
 
 
-FUNCTIONS = [perturbing, streaming, summing, counting, scoring, nesting, changing]
+def heading(x: Tensor) -> Tensor:
+    a, units = x.flatten(1)[:, :5].relu(), torch.arange(5, device=x.device)
+    weight, head = x[:3, :, 0, 0] * 2, torch.ones(2, 3, device=x.device)
+    intact = x.new_ones(4, 2)
+    return ops.rank_one(x[:, :3, 0, 1], weight, a, units, relu=True, head=head, intact=intact) * 2
+
+
+FUNCTIONS = [perturbing, streaming, summing, counting, scoring, nesting, changing, heading]
 
 
 def compiles_whole(function: Callable[[Tensor], Any], device: str) -> None:

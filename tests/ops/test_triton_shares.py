@@ -12,6 +12,7 @@ from sdkernels.ops import class_histogram, nested_linear, nested_linear_score, p
 from tests.ops import clamped, nested
 from tests.ops.backends import backends_of
 from tests.ops.counted import ascending, counted
+from tests.ops.headed import assert_logits, head_case
 from tests.ops.moments import assert_equal, exact_moments, of_batches
 from tests.ops.perturbed import perturbed
 from tests.ops.scored import assert_scores, scored
@@ -61,6 +62,15 @@ def test_rank_one_of_several_units(backend, divided, programs):
     divided("rank_one", PROGRAMS=programs)
     case = clamped.random_case((3, 6, 5, (7,), 7))
     assert same_bits(rank_one(**clamped.on(backend, case)), clamped.clamped(**case))
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+@on_triton("rank_one_head")
+def test_rank_one_head_of_several_shares(backend, divided, classes):
+    """Of examples, rows, outputs and classes."""
+    divided("rank_one_head", EXAMPLES=32, ROWS=16, OUTPUTS=16, CLASSES=16)
+    case = head_case((45, 3, 20, classes, 3))
+    assert_logits(rank_one(**clamped.on(backend, case)), case)
 
 
 @pytest.mark.parametrize("programs", [1, 4])  # of two configurations
