@@ -189,3 +189,30 @@ def test_rank_one(benchmark, report):
         RUNS,
     )
     finish(benchmark, report, result, "ops_rank_one", ours)
+
+
+def test_rank_one_head(benchmark, report):
+    weight, a, head = normal(512, 512, seed=1) / 20, normal(1024, 512, seed=2).relu_(), normal(10, 512, seed=3) / 20
+    bias, head_bias, units = normal(512, seed=4), normal(10, seed=5), torch.arange(512)
+    z = torch.addmm(bias, a, weight.t())
+    intact = torch.addmm(head_bias, z.relu(), head.t())
+    hidden, out = torch.empty(1024, 512), torch.empty(512, 1024, 10)
+
+    def ours(intact: torch.Tensor | None = intact) -> torch.Tensor:
+        return rank_one(z, weight, a, units, relu=True, head=head, head_bias=head_bias, intact=intact)
+
+    def torch_alone() -> torch.Tensor:
+        return torch_ops.rank_one_head(z, weight, a, units, head, head_bias, hidden, out)
+
+    torch.testing.assert_close(ours(), torch_alone(), rtol=1e-5, atol=2e-5)
+    result = race(
+        "rank_one with a head: 512 units alone, 512 -> 512 -> 10, 1024 examples, half of the activations 0; float32",
+        {
+            "sdkernels": ours,
+            "sdkernels, every row computed": lambda: ours(None),
+            "torch with out=, a unit at a time": torch_alone,
+        },
+        TURNS,
+        NOTES,
+    )
+    finish(benchmark, report, result, "ops_rank_one_head", ours)

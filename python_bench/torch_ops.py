@@ -108,3 +108,15 @@ def rank_one(z: Tensor, weight: Tensor, a: Tensor, units: Tensor, out: Tensor) -
     torch.mul(weight.t()[units][:, None], a.t()[units][..., None], out=out)
     torch.sub(z, out, out=out)
     return torch.clamp_min(out, 0, out=out)
+
+
+def rank_one_head(
+    z: Tensor, weight: Tensor, a: Tensor, units: Tensor, head: Tensor, head_bias: Tensor, hidden: Tensor, out: Tensor
+) -> Tensor:
+    """relu(z - w a) and the head, a unit at a time: hidden [N, D] stays in cache; out [K, N, L]."""
+    sent, fired = weight.t()[units], a.t()[units]
+    for k in range(len(units)):
+        torch.addcmul(z, fired[k][:, None], sent[k], value=-1, out=hidden)
+        torch.clamp_min(hidden, 0, out=hidden)
+        torch.addmm(head_bias, hidden, head.t(), out=out[k])
+    return out
