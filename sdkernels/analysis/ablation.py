@@ -42,6 +42,7 @@ def cumulative_ablation(
     unit_dim: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     configs_per_batch: int | Literal["auto"] = "auto",
+    memory_fraction: float = 0.5,
     show_progress: bool = False,
 ) -> AblationCurve:
     r"""Clamp more and more units, in fixed orders, and score the network at each point.
@@ -117,6 +118,7 @@ def cumulative_ablation(
         unit_dim=unit_dim,
         batch_size=batch_size,
         configs_per_batch=configs_per_batch,
+        memory_fraction=memory_fraction,
         show_progress=show_progress,
     )
     measured = measure(model, layers, data, make_family, options)
@@ -139,6 +141,7 @@ def unit_importance(
     unit_dim: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     configs_per_batch: int | Literal["auto"] = "auto",
+    memory_fraction: float = 0.5,
     show_progress: bool = False,
 ) -> UnitImportance:
     r"""Clamp every unit alone, and score the network without it.
@@ -154,7 +157,8 @@ def unit_importance(
         model, layers, data: as for :func:`sdkernels.cumulative_ablation`.
         value, baselines, value_data: what a clamped unit becomes; as there.
         metrics: as there. ``"class_accuracy"`` gives an importance a unit and class.
-        method, precision, unit_dim, batch_size, configs_per_batch, show_progress: as there.
+        method, precision, unit_dim, batch_size, configs_per_batch, memory_fraction, show_progress: as
+            there.
 
     Returns:
         A :class:`UnitImportance`: int64 counts of correct predictions and float64 sums of losses, ``[U]``, with unit u
@@ -187,6 +191,7 @@ def unit_importance(
         unit_dim=unit_dim,
         batch_size=batch_size,
         configs_per_batch=configs_per_batch,
+        memory_fraction=memory_fraction,
         show_progress=show_progress,
     )
     measured = measure(model, layers, data, Singles, options)
@@ -208,6 +213,7 @@ def ablate(
     unit_dim: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     configs_per_batch: int | Literal["auto"] = "auto",
+    memory_fraction: float = 0.5,
     show_progress: bool = False,
 ) -> AblationScores:
     r"""Clamp explicit sets of units, and score the network with each.
@@ -223,7 +229,8 @@ def ablate(
             where a unit is ablated.
         value, baselines, value_data: what a clamped unit becomes; as there.
         metrics: as there.
-        method, precision, unit_dim, batch_size, configs_per_batch, show_progress: as there.
+        method, precision, unit_dim, batch_size, configs_per_batch, memory_fraction, show_progress: as
+            there.
 
     Returns:
         An :class:`AblationScores`: int64 counts of correct predictions and float64 sums of losses, ``[K]``.
@@ -255,6 +262,7 @@ def ablate(
         unit_dim=unit_dim,
         batch_size=batch_size,
         configs_per_batch=configs_per_batch,
+        memory_fraction=memory_fraction,
         show_progress=show_progress,
     )
     measured = measure(

@@ -39,6 +39,7 @@ class Options:
     unit_dim: int | Mapping[str, int] | None
     batch_size: int
     configs_per_batch: int | str
+    memory_fraction: float
     show_progress: bool
 
 
@@ -114,7 +115,12 @@ def measure(
         configs_per_batch = _check_configs_per_batch(options.configs_per_batch)
         with _progress(options.show_progress, batches.examples, family.configurations) as advance:
             job = Job(model, sites, batches, family, values, metrics, classes, advance)
-            outcome = run(job, method=options.method, configs_per_batch=configs_per_batch)
+            outcome = run(
+                job,
+                method=options.method,
+                configs_per_batch=configs_per_batch,
+                memory_fraction=_check_fraction(options.memory_fraction),
+            )
     return Measured(
         family=family,
         outcome=outcome,
@@ -164,9 +170,21 @@ def _as_precision(model: nn.Module, layers: Layers, precision: str | None) -> tu
     return copy.deepcopy(model).to(dtype), layers
 
 
-def _check_configs_per_batch(configs_per_batch: int | str) -> int:
+def _check_fraction(memory_fraction: float) -> float:
+    if (
+        isinstance(memory_fraction, bool)
+        or not isinstance(memory_fraction, (int, float))
+        or not 0 < memory_fraction <= 1
+    ):
+        raise ValueError(
+            f"memory_fraction={memory_fraction!r} must be a number in (0, 1]: a part of the device's memory"
+        )
+    return float(memory_fraction)
+
+
+def _check_configs_per_batch(configs_per_batch: int | str) -> int | None:
     if configs_per_batch == "auto":
-        return 1
+        return None
     if isinstance(configs_per_batch, bool) or not isinstance(configs_per_batch, int) or configs_per_batch < 1:
         raise ValueError(f"configs_per_batch={configs_per_batch!r} must be 'auto' or a positive int")
     return configs_per_batch

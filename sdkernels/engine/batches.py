@@ -23,7 +23,7 @@ class Batches:
     def __init__(self, data: Any, *, batch_size: int, device: torch.device, dtype: torch.dtype | None = None) -> None:
         self._source = _as_batch_source(data, batch_size)
         self._batch_size = batch_size
-        self._device = device
+        self.device = device
         self._dtype = dtype
         self.examples = _count_examples(self._source)  # None if the source does not say
 
@@ -32,16 +32,16 @@ class Batches:
         for batch in self._source:
             inputs, labels = _check_batch(batch, start)
             start += len(labels)
-            inputs = inputs.to(self._device)
+            inputs = inputs.to(self.device)
             if self._dtype is not None and inputs.is_floating_point():
                 inputs = inputs.to(self._dtype)
-            yield inputs, labels.to(self._device, torch.int64)
+            yield inputs, labels.to(self.device, torch.int64)
         if start == 0:
             raise ValueError("data is empty: it gave no example")
 
     def of(self, data: Any) -> "Batches":
         """Other data, treated alike."""
-        return Batches(data, batch_size=self._batch_size, device=self._device, dtype=self._dtype)
+        return Batches(data, batch_size=self._batch_size, device=self.device, dtype=self._dtype)
 
     def first(self) -> tuple[Tensor, Tensor]:
         """The first batch."""
@@ -123,9 +123,12 @@ def _check_batch(batch: Any, start: int) -> tuple[Tensor, Tensor]:
 
 
 def gather(parts: Iterable[tuple[Tensor, ...]], examples: int) -> Iterator[tuple[Tensor, ...]]:
-    """Tuples of tensors [N, ...], concatenated until each has at least ``examples`` rows, but for the last."""
+    """Tuples of tensors [N, ...], concatenated until each has at least ``examples`` rows, but for the last of a shape."""
     waiting: list[tuple[Tensor, ...]] = []
     for part in parts:
+        if waiting and any(a.shape[1:] != b.shape[1:] for a, b in zip(part, waiting[0], strict=True)):
+            yield _concatenate(waiting)
+            waiting = []
         waiting.append(part)
         if sum(len(one[0]) for one in waiting) >= examples:
             yield _concatenate(waiting)

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from sdkernels.engine.batches import Batches, check_labels, gather
-from sdkernels.engine.chain import Chain, NoChainError, find_chain
-from sdkernels.engine.dense import DenseRun
-from sdkernels.engine.families import Cumulative, Family
-from sdkernels.engine.graph import Graph, UntraceableError, Values, is_close, trace
-from sdkernels.engine.loop import run_loop
-from sdkernels.engine.plan import Plan, loop_plan, make_plan
+from sdkernels.engine.families import Family
+from sdkernels.engine.graph import Graph, UntraceableError, is_close, trace
+from sdkernels.engine.loop import ablated_logits, run_loop
+from sdkernels.engine.memory import Budget, is_out_of_memory, memory_limit
+from sdkernels.engine.plan import Plan
 from sdkernels.engine.scores import Metric, Scores
 from sdkernels.engine.sites import Site, watch
-from sdkernels.engine.walk import ChainRun, check_chain
+from sdkernels.engine.tiles import TileRun
 
 # Enough examples to find the layers' shapes and to check a traced graph against its model.
 PROBE_EXAMPLES = 16
+
+# Enough to see that a configuration is computed as hooks would.
+CHECKED_EXAMPLES = 4
 
 
 class SdkernelsWarning(UserWarning):
@@ -62,78 +64,106 @@ class Outcome:
     plan: Plan
 
 
-def run(job: Job, *, method: str, configs_per_batch: int) -> Outcome:
+def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction: float) -> Outcome:
     """Score every configuration of the job's family on every example."""
     with torch.no_grad():
         probe = job.batches.first()[0][:PROBE_EXAMPLES]
         with watch(job.model, job.sites, lambda i, activation: check_finite(job.sites[i].name, activation, 0)):
             logits = job.model(probe.clone())  # a model may write into its inputs
         check_repeatable(job.model, probe, logits)
-        graph: Graph | None = None
+        tiles: TileRun | None = None
         reason = "method='loop'"
         if method == "auto":
             try:
-                graph = trace(job.model, job.sites, probe, logits)
+                tiles = _prepare(job, probe, configs_per_batch)
             except UntraceableError as error:
                 reason = str(error)
                 message = f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}"
                 warnings.warn(message, SdkernelsWarning, stacklevel=4)
-        outcome = _run_graph(job, graph, probe, logits, configs_per_batch) if graph else _run_loop(job, reason)
-    _warn_of_no_effect(job, outcome, graph)
+        if tiles is None:
+            outcome = _run_loop(job, reason)
+        else:
+            budget = tiles.budget(probe, memory_limit(probe.device, memory_fraction))
+            outcome = _run_tiles(job, tiles, budget, configs_per_batch)
+    _warn_of_no_effect(job, outcome, tiles.graph if tiles else None)
     return outcome
 
 
-def _run_graph(job: Job, graph: Graph, probe: Tensor, probe_logits: Tensor, configs_per_batch: int) -> Outcome:
-    intact = Scores(job.metrics, 1, job.classes, probe.device)
-    ablated = Scores(job.metrics, job.family.configurations, job.classes, probe.device)
+def _prepare(job: Job, probe: Tensor, configs_per_batch: int | None) -> TileRun:
+    """Trace the model on inputs of this shape, and see that a few configurations of every kind give what hooks give.
 
-    def intact_batches() -> Iterator[tuple[Values, Tensor, Tensor]]:
-        """Batch by batch: shared values, labels, intact predictions."""
-        example = 0
+    Raises:
+        UntraceableError: it cannot be traced, or does something else than its graph says.
+    """
+    graph = trace(job.model, job.sites, probe, job.model(probe.clone()))
+    tiles = TileRun(graph, job.sites, job.family, job.values, probe, configs_per_batch)
+    inputs = probe[:CHECKED_EXAMPLES]
+    labels = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
+    calls = [(site.module, site.call, site.unit_dim) for site in job.sites]
+    for configuration, logits in tiles.some_logits(inputs, labels):
+        masks = [mask[0] for mask in job.family.ablated(slice(configuration, configuration + 1))]
+        expected = ablated_logits(job.model, calls, inputs, masks, job.values)
+        if not is_close(logits, expected):
+            raise UntraceableError(
+                f"its graph gives other logits than the model with hooks at configuration {configuration}"
+            )
+    return tiles
 
-        def look(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
-            check_finite(job.sites[index].name, activation, example)
-            return activation
 
-        for inputs, labels in job.batches:
-            check_labels(labels, job.classes, example)
-            shared = graph.shared_values(inputs)
-            logits = graph.logits(shared, look)
-            prediction = logits.argmax(1)
+def _run_tiles(job: Job, tiles: TileRun, budget: Budget, configs_per_batch: int | None) -> Outcome:
+    by_shape = {job.batches.first()[0].shape[1:]: tiles}  # as texts of several lengths
+    device = job.batches.device
+    intact = Scores(job.metrics, 1, job.classes, device)
+    ablated = Scores(job.metrics, job.family.configurations, job.classes, device)
+    size = min(budget.tile(device), job.batches.examples or budget.tile(device))
+
+    def look(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
+        check_finite(job.sites[index].name, activation, intact.examples)
+        return activation
+
+    def run_tile(inputs: Tensor, labels: Tensor) -> None:
+        """All or nothing: what memory runs out on leaves no trace."""
+        before = ablated.snapshot()
+        try:
+            here = by_shape[inputs.shape[1:]]
+            tile = here.intact(inputs, labels, look)
+            here.score(tile, ablated, job.advance)
+        except Exception as error:
+            ablated.sums = before
+            if not is_out_of_memory(error):
+                raise
+        else:
             intact.count_examples(labels)
-            intact.add(slice(0, 1), logits[None], labels, prediction)
-            yield shared, labels, prediction
-            example += len(labels)
+            intact.add(torch.zeros(1, dtype=torch.int64), tile.logits[None], labels, tile.logits.argmax(1))
+            return
+        run_halves(inputs, labels)
 
-    def score(configurations: slice, logits: Tensor, labels: Tensor, prediction: Tensor) -> None:
-        ablated.add(configurations, logits, labels, prediction)
-        job.advance(logits.shape[0] * logits.shape[1])
+    def run_halves(inputs: Tensor, labels: Tensor) -> None:
+        nonlocal size
+        if len(labels) == 1:
+            raise MemoryError("one example does not fit into memory")
+        size = min(size, (len(labels) + 1) // 2)
+        for part in _slices(len(labels), size):
+            run_tile(inputs[part], labels[part])
 
-    chain: Chain | None = None
-    reason = ""
-    try:
-        if not isinstance(job.family, Cumulative):
-            raise NoChainError("these configurations are not nested")
-        found = find_chain(graph, job.sites)
-        start = graph.shared_values(probe)[found.start]
-        check_chain(graph, found, job.family, job.classes, start, probe_logits)
-        chain = found
-    except NoChainError as error:
-        reason = str(error)
-    plan = make_plan(graph, job.family, chain, reason)
-    if chain is None or not isinstance(job.family, Cumulative):
-        dense = DenseRun(graph, [site.unit_dim for site in job.sites], job.family, job.values, configs_per_batch, probe)
-        for shared, labels, prediction in intact_batches():
-            for configurations, logits in dense.logits(shared, len(labels)):
-                score(configurations, logits, labels, prediction)
-    else:
-        walk = ChainRun(graph, chain, job.family, job.values, job.classes, start)
-        # The prefix runs on batches as they come; the chain, which is narrow, on as many examples as it likes.
-        starts = ((shared[chain.start], labels, prediction) for shared, labels, prediction in intact_batches())
-        for activation, labels, prediction in gather(starts, walk.tile):
-            for part, configurations, logits in walk.logits(activation):
-                score(configurations, logits, labels[part], prediction[part])
+    read = 0
+    for inputs, labels in gather(job.batches, size):
+        check_labels(labels, job.classes, read)
+        read += len(labels)
+        if inputs.shape[1:] not in by_shape:
+            by_shape[inputs.shape[1:]] = _prepare(job, inputs[:PROBE_EXAMPLES], configs_per_batch)
+        start = 0
+        while start < len(labels):
+            part = slice(start, start + size)
+            run_tile(inputs[part], labels[part])
+            start = part.stop
+    plan = tiles.plan(size, budget)
     return Outcome(intact.sums, ablated.sums, intact.examples, intact.class_examples, plan)
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def _run_loop(job: Job, reason: str) -> Outcome:
@@ -157,7 +187,9 @@ def _run_loop(job: Job, reason: str) -> Outcome:
         check_labels=see_labels,
         advance=job.advance,
     )
-    return Outcome(intact, sums, examples, class_examples, loop_plan(job.family, reason))
+    return Outcome(
+        intact, sums, examples, class_examples, Plan([], job.family.configurations, (f"no graph: {reason}",))
+    )
 
 
 def check_repeatable(model: nn.Module, probe: Tensor, logits: Tensor) -> None:

@@ -18,8 +18,44 @@ Units = Tensor | NDArray[Any] | Sequence[Sequence[int] | Tensor | NDArray[Any]]
 _FLAT = "each set is a list of its own, so write [[0, 3]] for one set of two units, or [[0], [3]] for two sets of one"
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Nested configurations: what is clamped at a point stays clamped at all later ones.
+
+    Attributes:
+        configurations: their numbers, int64 [T].
+        deaths: for each site, int64 [C]: at how many points, the first ones, a unit is not clamped.
+    """
+
+    configurations: Tensor
+    deaths: tuple[Tensor, ...]
+
+    @property
+    def points(self) -> int:
+        """T."""
+        return len(self.configurations)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Configurations that clamp one unit each, all of one site.
+
+    Attributes:
+        site: the index of the site.
+        configurations: their numbers, int64 [k].
+        units: the unit that each clamps, int64 [k].
+    """
+
+    site: int
+    configurations: Tensor
+    units: Tensor
+
+
 class Family(Protocol):
-    """K configurations of the pooled units of all sites, which are numbered site after site."""
+    """K configurations of the pooled units of all sites, which are numbered site after site.
+
+    Each of them is either on one of the family's curves or clamps one unit alone.
+    """
 
     @property
     def unit_counts(self) -> tuple[int, ...]:
@@ -35,6 +71,12 @@ class Family(Protocol):
 
     def ablated(self, configurations: slice) -> list[Tensor]:
         """The masks of a run of configurations: for each site, bool [K, C], True where a unit is clamped."""
+
+    def curves(self) -> list[Curve]:
+        """The nested configurations."""
+
+    def alone(self) -> list[Alone]:
+        """The configurations of one unit, by site."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +114,19 @@ class Cumulative:
         pooled = self.death[order] < self.points[point, None]  # [K, U]
         return list(pooled.split(self.unit_counts, dim=1))
 
-    def last_to_die_first(self, order: int) -> list[Tensor]:
-        """For each site, its units int64 [C], the last to be clamped first: at any point the living are a prefix."""
-        return [d.argsort(descending=True) for d in self.death[order].split(self.unit_counts)]
+    def curves(self) -> list[Curve]:
+        """One an order."""
+        return [
+            Curve(
+                torch.arange(r * len(self.points), (r + 1) * len(self.points)),
+                tuple(torch.searchsorted(self.points, place, right=True) for place in places.split(self.unit_counts)),
+            )
+            for r, places in enumerate(self.death)
+        ]
 
-    def living(self, order: int) -> Tensor:
-        """int64 [T, sites]: how many units of each site are not clamped."""
-        counts = [(site[None, :] >= self.points[:, None]).sum(1) for site in self.death[order].split(self.unit_counts)]
-        return torch.stack(counts, dim=1)
+    def alone(self) -> list[Alone]:
+        """None."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -102,6 +149,15 @@ class Singles:
         """The masks of a run of configurations: for each site, bool [K, C], True where a unit is clamped."""
         units = torch.arange(self.configurations)
         return list((units[configurations, None] == units).split(self.unit_counts, dim=1))
+
+    def curves(self) -> list[Curve]:
+        """None."""
+        return []
+
+    def alone(self) -> list[Alone]:
+        """All, a site at a time."""
+        pooled = torch.arange(self.configurations).split(self.unit_counts)
+        return [Alone(site, units, units - units[0]) for site, units in enumerate(pooled)]
 
 
 @dataclass(frozen=True)
@@ -129,6 +185,29 @@ class Sets:
     def ablated(self, configurations: slice) -> list[Tensor]:
         """The masks of a run of configurations: for each site, bool [K, C], True where a unit is clamped."""
         return list(self.masks[configurations].split(self.unit_counts, dim=1))
+
+    def curves(self) -> list[Curve]:
+        """Runs of sets each of which holds the one before it; a set of one unit is none."""
+        runs: list[list[int]] = []
+        for k in (self.masks.sum(1) != 1).nonzero().squeeze(1).tolist():
+            if runs and not (self.masks[runs[-1][-1]] & ~self.masks[k]).any():
+                runs[-1].append(k)
+            else:
+                runs.append([k])
+        return [Curve(torch.tensor(run), tuple((~self.masks[run]).sum(0).split(self.unit_counts))) for run in runs]
+
+    def alone(self) -> list[Alone]:
+        """The sets of one unit, by site."""
+        single = (self.masks.sum(1) == 1).nonzero().squeeze(1)
+        sets, units = self.masks[single].nonzero().unbind(1)
+        found: list[Alone] = []
+        first = 0
+        for site, count in enumerate(self.unit_counts):
+            here = (units >= first) & (units < first + count)
+            if here.any():
+                found.append(Alone(site, single[sets[here]], units[here] - first))
+            first += count
+        return found
 
 
 def make_orders(orders: Orders, units: int, seed: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,7 @@ _ALLOCATING_MODULES = (
 )
 _ALLOCATING_FUNCTIONS = {
     *(operator.add, operator.sub, operator.mul, operator.truediv, operator.matmul, torch.cat, torch.add, torch.mul),
-    *(F.linear, F.conv1d, F.conv2d, F.conv3d, F.batch_norm, F.layer_norm),
+    *(F.relu, F.gelu, F.linear, F.conv1d, F.conv2d, F.conv3d, F.batch_norm, F.layer_norm),
 }
 
 
@@ -70,19 +70,38 @@ class Graph:
         self._evaluate(self._shared_steps, values, inputs=inputs)
         return values
 
-    def logits(self, shared: Values, at_site: AtSite) -> Tensor:
-        """Run the dependent part; ``at_site(site, mark, activation)`` gives what the site's layer hands on."""
-        values = dict(shared)
-        self._evaluate(self._dependent_steps, values, at_site=at_site)
-        logits: Tensor = values[self.output]
-        return logits
+    def values(self, shared: Values, at_site: AtSite, keep: Collection[fx.Node] = ()) -> Values:
+        """Run the dependent part: the shared values, those of ``keep``, and the logits at ``output``.
 
-    def tail_logits(self, tail: list[fx.Node], value: Tensor) -> Tensor:
-        """Run the last nodes of a straight line on the value of the node before them."""
-        values: Values = {tail[0].all_input_nodes[0]: value}
-        self._evaluate(self._steps(tail), values)
-        logits: Tensor = values[self.output]
-        return logits
+        ``at_site(site, mark, activation)`` gives what the site's layer hands on.
+        """
+        values = dict(shared)
+        self._evaluate(self._dependent_steps, values, at_site=at_site, keep=keep)
+        return values
+
+    def call(self, node: fx.Node, value_of: Callable[[fx.Node], Any], protected: Collection[int | None] = ()) -> Any:
+        """Run one node on the values of its arguments; what is ``protected`` is not written in place."""
+        step = self._step_of[node]
+        args: tuple[Any, ...] = map_arg(node.args, value_of)
+        kwargs: dict[str, Any] = map_arg(node.kwargs, value_of)
+        if step.in_place and storage(args[0]) in protected:
+            args = (args[0].clone(), *args[1:])
+        if node.op == "get_attr":
+            return self.attribute(node)
+        if step.module is not None:
+            return step.module(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def attribute(self, node: fx.Node) -> Any:
+        """What a ``get_attr`` node names: a parameter, a buffer, a constant."""
+        name = str(node.target)
+        return self.constants[name] if name in self.constants else operator.attrgetter(name)(self.model)
+
+    @cached_property
+    def _step_of(self) -> dict[fx.Node, _Step]:
+        return {step.node: step for step in (*self._shared_steps, *self._dependent_steps)}
 
     @cached_property
     def _shared_steps(self) -> list[_Step]:
@@ -105,33 +124,32 @@ class Graph:
         return steps
 
     def _evaluate(
-        self, steps: list[_Step], values: Values, *, inputs: Tensor | None = None, at_site: AtSite | None = None
+        self,
+        steps: list[_Step],
+        values: Values,
+        *,
+        inputs: Tensor | None = None,
+        at_site: AtSite | None = None,
+        keep: Collection[fx.Node] = (),
     ) -> None:
         # What is read again, by a second configuration or by the user, must not be written by an in-place operation.
-        protected = {_storage(v) for v in (inputs, *values.values()) if isinstance(v, Tensor)}
-        for node, module, in_place, finished in steps:
-            args: tuple[Any, ...] = map_arg(node.args, values.__getitem__)
-            kwargs: dict[str, Any] = map_arg(node.kwargs, values.__getitem__)
-            if in_place and _storage(args[0]) in protected:
-                args = (args[0].clone(), *args[1:])
+        protected = {storage(v) for v in (inputs, *values.values()) if isinstance(v, Tensor)}
+        for node, _module, _in_place, finished in steps:
             if node.op == "placeholder":
                 values[node] = inputs
-            elif node.op == "get_attr":
-                name = str(node.target)
-                values[node] = self.constants[name] if name in self.constants else operator.attrgetter(name)(self.model)
-            elif module is not None:
-                values[node] = module(*args, **kwargs)
-            elif node.op == "call_method":
-                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             elif is_site(node):
                 assert at_site is not None  # noqa: S101 - only the dependent part has sites
-                values[node] = at_site(args[1], node, args[0])
+                mark = int(node.args[1])  # type: ignore[arg-type]
+                values[node] = at_site(mark, node, values[node.all_input_nodes[0]])
             else:
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                values[node] = self.call(node, values.__getitem__, protected)
             if isinstance(values[node], Tensor):
                 node.meta.setdefault("shape", tuple(values[node].shape))
+            if node in keep:
+                protected.add(storage(values[node]))
             for read in finished:
-                del values[read]
+                if read not in keep:
+                    del values[read]
 
 
 def is_site(node: fx.Node) -> bool:
@@ -251,7 +269,8 @@ def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
     return False
 
 
-def _storage(value: Any) -> int | None:
+def storage(value: Any) -> int | None:
+    """Where a tensor's memory begins; views share it."""
     return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
@@ -273,13 +292,16 @@ def _allocates(node: fx.Node, model: nn.Module) -> bool:
     """Whether a node's value is surely new memory, no view of its arguments."""
     if node.op == "call_module":
         return isinstance(model.get_submodule(str(node.target)), _ALLOCATING_MODULES) and not _is_in_place(node, model)
-    return node.op == "call_function" and (node.target in _ALLOCATING_FUNCTIONS or is_site(node))
+    is_new = node.target in _ALLOCATING_FUNCTIONS or is_site(node)
+    return node.op == "call_function" and is_new and not _is_in_place(node, model)
 
 
 def _check_equal(graph: Graph, inputs: Tensor, logits: Tensor) -> None:
     try:
         with torch.no_grad():
-            traced = graph.logits(graph.shared_values(inputs), lambda _index, _mark, activation: activation)
+            traced = graph.values(graph.shared_values(inputs), lambda _index, _mark, activation: activation)[
+                graph.output
+            ]
     except Exception as error:  # nodes are the user's own code, which may raise anything
         raise UntraceableError(f"its traced graph does not run ({type(error).__name__}: {error})") from error
     if not is_close(traced, logits):

@@ -33,11 +33,23 @@ def run_loop(
         check_labels(labels, intact)
         _add(intact_sums, 0, 1, _score(metrics, intact, labels, intact))
         for k in range(configurations):
-            with torch.no_grad(), _Hooks(calls, lambda i, out, k=k: _clamp(out, masks[i][k], values[i], calls[i][2])):
-                logits = model(inputs.clone())
+            logits = ablated_logits(model, calls, inputs, [mask[k] for mask in masks], values)
             _add(sums, k, configurations, _score(metrics, logits, labels, intact))
             advance(len(labels))
     return intact_sums, sums
+
+
+def ablated_logits(
+    model: nn.Module,
+    calls: Sequence[tuple[nn.Module, int, int]],
+    inputs: Tensor,
+    masks: Sequence[Tensor],  # for each call, [C] bool
+    values: Sequence[Tensor],
+) -> Tensor:
+    """The model's logits with units clamped: one whole forward pass."""
+    with torch.no_grad(), _Hooks(calls, lambda i, out: _clamp(out, masks[i], values[i], calls[i][2])):
+        logits: Tensor = model(inputs.clone())
+    return logits
 
 
 class _Hooks:
@@ -90,7 +102,10 @@ def _score(metrics: Sequence[Metric], logits: Tensor, labels: Tensor, intact: Te
         elif metric == "loss":
             scores[metric] = F.cross_entropy(logits.double(), labels, reduction="sum")
         elif metric == "top5":
-            scores[metric] = sum((logits.topk(5).indices[:, i] == labels).sum() for i in range(5))  # type: ignore[assignment]
+            best = logits.sort(dim=1, descending=True, stable=True).indices[
+                :, :5
+            ]  # of equal logits the first comes first
+            scores[metric] = (best == labels[:, None]).sum()
         elif metric == "agreement":
             scores[metric] = (predicted == intact.argmax(1)).sum()
         elif metric == "class_accuracy":

@@ -1,14 +1,16 @@
 """The plan: for each node of the graph, how it is run and how much work that is, against a hook loop."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
-from sdkernels.engine.chain import Chain
-from sdkernels.engine.families import Cumulative, Family
+from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.graph import Graph, is_site
+from sdkernels.engine.rules import Linear, Unknown
+from sdkernels.engine.singles import SinglesRun
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class PlannedNode:
     """One row of the plan; work in floating-point operations an example, over all configurations."""
 
     name: str
-    mode: str  # shared, nested, compact or dense
+    mode: str  # of shared, nested, compact, one channel, rank-one, dense; several where configurations differ
     work: float
     loop_work: float
 
@@ -28,80 +30,95 @@ class Plan:
     Attributes:
         nodes: a row a node that computes something; none if the whole model runs once a configuration.
         configurations: K.
-        chain: the chain of linear layers that nested sums and slices run on, if there is one.
-        reason: why a slower way than nested sums and slices was taken; empty if they were.
+        notes: lines on what the table cannot say: the kernel that runs the tail, what was absent already, the reason
+            why a slower way was taken.
+        tile: examples that are run at once.
+        peak: bytes that the run takes at most, beyond the model, the data set and the scores.
+        limit: bytes that it may take.
     """
 
     nodes: list[PlannedNode]
     configurations: int
-    chain: Chain | None = None
-    reason: str = ""
+    notes: tuple[str, ...] = ()
+    tile: int = 0
+    peak: float = 0.0
+    limit: float = 0.0
 
     def explain(self) -> str:
-        """A table: node, mode, work done and the work of a hook loop, in MFLOP an example."""
-        if not self.nodes:
-            return f"{self.configurations} configurations; loop: the whole model once each ({self.reason})"
-        rows = [("node", "mode", "MFLOP an example", "a hook loop's")]
-        rows += [(n.name, n.mode, f"{n.work / 1e6:.3f}", f"{n.loop_work / 1e6:.3f}") for n in self.nodes]
-        work, loop_work = sum(n.work for n in self.nodes), sum(n.loop_work for n in self.nodes)
-        rows.append(("all", "", f"{work / 1e6:.3f}", f"{loop_work / 1e6:.3f}"))
-        widths = [max(len(row[c]) for row in rows) for c in range(4)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-        ratio = loop_work / max(work, 1.0)
-        lines.append(f"{self.configurations} configurations; {ratio:.1f} times less arithmetic than a hook loop")
-        if self.reason:
-            lines.append(f"no nested sums: {self.reason}")
+        """A table: node, mode, work done and the work of a hook loop, in MFLOP an example; then notes and memory."""
+        lines: list[str] = []
+        if self.nodes:
+            rows = [("node", "mode", "MFLOP an example", "a hook loop's")]
+            rows += [(n.name, n.mode, f"{n.work / 1e6:.3f}", f"{n.loop_work / 1e6:.3f}") for n in self.nodes]
+            work, loop_work = sum(n.work for n in self.nodes), sum(n.loop_work for n in self.nodes)
+            rows.append(("all", "", f"{work / 1e6:.3f}", f"{loop_work / 1e6:.3f}"))
+            widths = [max(len(row[c]) for row in rows) for c in range(4)]
+            lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
+            ratio = loop_work / max(work, 1.0)
+            lines.append(f"{self.configurations} configurations; {ratio:.1f} times less arithmetic than a hook loop")
+        else:
+            lines.append(f"{self.configurations} configurations; loop: the whole model once each")
+        lines += self.notes
+        if self.tile:
+            lines.append(
+                f"{self.tile} examples at once; memory at most {self.peak / 2**20:.1f} MiB of {self.limit / 2**20:.0f} MiB"
+            )
         return "\n".join(lines)
 
 
-def make_plan(graph: Graph, family: Family, chain: Chain | None, reason: str = "") -> Plan:
-    """Nested sums and slices along ``chain`` if there is one, else dense for the ``reason`` given."""
-    return Plan(_rows(graph, family, chain), family.configurations, chain, reason)
+class Work:
+    """Adds up how often each dependent node runs, in whole runs an example, and by which mode."""
 
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._runs: dict[fx.Node, float] = defaultdict(float)
+        self._modes: dict[fx.Node, list[str]] = defaultdict(list)
 
-def loop_plan(family: Family, reason: str) -> Plan:
-    """The plan of running the whole model once a configuration."""
-    return Plan([], family.configurations, reason=reason)
+    def add_curve(self, run: CurveRun, plan: CurvePlan) -> None:
+        """A curve of nested configurations."""
+        points = plan.curve.points
+        for node, _ in run.steps:
+            rule, layout = run.know.rules[node], plan.layouts.get(node)
+            if layout is None or isinstance(rule, Unknown):
+                self._add(node, "dense", points)
+                continue
+            rows = torch.tensor(layout.counts) / max(len(layout.order), 1)
+            mode = "compact" if bool((rows < 1).any()) else "dense"
+            if isinstance(rule, Linear) and node in plan.inputs:
+                columns = torch.tensor(plan.inputs[node].counts) / max(rule.product.inputs, 1)
+                if run.is_nested(node):
+                    self._add(node, "nested", float(columns.max()) * float(rows.max()))
+                    continue
+                mode = "compact" if bool((rows * columns < 1).any()) else "dense"
+                self._add(node, mode, float((rows * columns).sum()))
+            else:
+                self._add(node, mode, float(rows.sum()))
 
+    def add_singles(self, run: SinglesRun) -> None:
+        """Single units; call it after they ran, as pairs that were absent already are no work."""
+        for group in run.alone:
+            k = len(group.units) * (run.active / max(run.pairs, 1))
+            for node, mode in run.modes(group.site).items():
+                share = 1.0
+                if mode != "dense":
+                    share = 1.0 / max(run.know.channels(run.know.sources(node)[0]) or run.know.channels(node), 1)
+                self._add(node, mode, k * share)
 
-def _rows(graph: Graph, family: Family, chain: Chain | None) -> list[PlannedNode]:
-    modes = _chain_modes(graph, chain, family) if chain and isinstance(family, Cumulative) else {}
-    rows: list[PlannedNode] = []
-    for node in graph.nodes:
-        if node.op in ("placeholder", "get_attr") or (is_site(node) and chain):
-            continue
-        once = _work(node, graph.model)
-        everything = family.configurations * once
-        if node not in graph.dependent:
-            rows.append(PlannedNode(node.name, "shared", once, everything))
-        else:
-            mode, runs = modes.get(node, ("dense", float(family.configurations)))
-            rows.append(PlannedNode(node.name, mode, runs * once, everything))
-    return rows
+    def rows(self, configurations: int) -> list[PlannedNode]:
+        """A row a node; the intact model's own run counts too."""
+        rows: list[PlannedNode] = []
+        for node in self._graph.nodes:
+            if node.op in ("placeholder", "get_attr") or is_site(node):
+                continue
+            once = _work(node, self._graph.model)
+            mode = ", ".join(self._modes.get(node, ["shared"]))
+            rows.append(PlannedNode(node.name, mode, (1 + self._runs.get(node, 0.0)) * once, configurations * once))
+        return rows
 
-
-def _chain_modes(graph: Graph, chain: Chain, family: Cumulative) -> dict[fx.Node, tuple[str, float]]:
-    """For each node of the chain, its mode and how many whole runs its work comes to."""
-    counts = torch.tensor(family.unit_counts)
-    living = torch.stack([family.living(r) / counts for r in range(len(family.orders))])  # [R, T, sites], fractions
-    whole = torch.ones_like(living[..., 0])
-    stages = {stage.node: i for i, stage in enumerate(chain.stages)}
-    modes: dict[fx.Node, tuple[str, float]] = {}
-    incoming = whole
-    for node in (n for n in graph.nodes if n in graph.dependent):
-        if is_site(node):
-            incoming = living[..., node.args[1]]  # type: ignore[index]
-        elif (stage := stages.get(node)) is not None:
-            following = chain.stages[stage + 1].site if stage + 1 < len(chain.stages) else None
-            outgoing = whole if following is None else living[..., following]
-            nested = ("nested", float(incoming.amax(1).sum()))
-            modes[node] = nested if stage == 0 else ("compact", float((incoming * outgoing).sum()))
-            incoming = outgoing
-        elif node in chain.tail:
-            modes[node] = ("dense", float(family.configurations))
-        else:
-            modes[node] = ("compact", float(incoming.sum())) if chain.stages[0].node in modes else ("shared", 1.0)
-    return modes
+    def _add(self, node: fx.Node, mode: str, runs: float) -> None:
+        self._runs[node] += runs
+        if mode not in self._modes[node]:
+            self._modes[node].append(mode)
 
 
 def _work(node: fx.Node, model: nn.Module) -> float:

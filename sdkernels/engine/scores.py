@@ -1,11 +1,13 @@
 """Scores: logits of many configurations -> exact counts and float64 sums. Logits never leave the device."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdkernels.ops import score
+from sdkernels.ops.score import Score
 
 Metric = str | Callable[[Tensor, Tensor], Tensor]
 Metrics = Sequence[Metric]
@@ -76,25 +78,41 @@ class Scores:
         self.examples += len(labels)
         self.class_examples += torch.bincount(labels, minlength=self._classes)
 
-    def add(self, configurations: slice, logits: Tensor, labels: Tensor, intact_prediction: Tensor) -> None:
-        """Add the scores of logits [K, N, L], of any strides, against labels [N], for a run of configurations."""
-        counted = score(
-            logits,
-            labels,
-            loss="loss" in self.sums,
-            top=5 if "top5" in self.sums else None,
-            per_class="class_accuracy" in self.sums,
-            prediction=intact_prediction if "agreement" in self.sums else None,
-            margin=AMBIGUOUS_MARGIN[logits.dtype],
-        )
-        for name, sums in self.sums.items():
-            if name in COUNTED:
-                sums[configurations] += getattr(counted, COUNTED[name])
+    @property
+    def are_counted(self) -> bool:
+        """Whether an op can count everything, so that nobody needs to see logits."""
+        return not any(callable(metric) for metric in self._metrics)
+
+    def options(self, dtype: torch.dtype, intact_prediction: Tensor) -> dict[str, Any]:
+        """What an op that scores is asked for."""
+        return {
+            "loss": "loss" in self.sums,
+            "top": 5 if "top5" in self.sums else None,
+            "per_class": "class_accuracy" in self.sums,
+            "prediction": intact_prediction if "agreement" in self.sums else None,
+            "margin": AMBIGUOUS_MARGIN[dtype],
+        }
+
+    def add(self, configurations: Tensor, logits: Tensor, labels: Tensor, intact_prediction: Tensor) -> None:
+        """Add the scores of logits [k, N, L], of any strides, against labels [N], for configurations [k]."""
+        self.add_counted(configurations, score(logits, labels, **self.options(logits.dtype, intact_prediction)))
+        configurations = configurations.to(logits.device)
         for metric in self._metrics:
             if callable(metric):
                 own = logits.clone(memory_format=torch.contiguous_format)  # the user's function may write into it
                 values = [_per_example(metric, one, labels).sum(dtype=torch.float64) for one in own]
                 self.sums[metric_name(metric)][configurations] += torch.stack(values)
+
+    def add_counted(self, configurations: Tensor, counted: Score) -> None:
+        """Add what an op has counted for configurations [k]."""
+        configurations = configurations.to(counted.correct.device)
+        for name, sums in self.sums.items():
+            if name in COUNTED:
+                sums[configurations] += getattr(counted, COUNTED[name])
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The sums so far, to go back to."""
+        return {name: sums.clone() for name, sums in self.sums.items()}
 
 
 def _per_example(metric: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:

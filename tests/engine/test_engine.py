@@ -8,11 +8,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import sdkernels as sd
-from sdkernels.engine import dense
 from sdkernels.engine.graph import UntraceableError, trace
 from sdkernels.engine.sites import find_sites
 from sdkernels.lab.models import mlp
-from sdkernels.ops import perturb
+from tests.engine.compare import assert_same
 from tests.engine.networks import ConvNet, Residual, image_networks, with_lively_batch_norm
 
 
@@ -64,28 +63,13 @@ def test_wrappers_are_unwrapped(images):
         )
 
 
-def test_the_dense_way_clamps_by_the_op(images, monkeypatch):
-    model, layers = image_networks()["convnet-relu"]
-    shapes = []
-
-    def spy(x, ablated, value, **options):
-        shapes.append((list(x.shape), list(ablated.shape), options["shared"]))
-        return perturb(x, ablated, value, **options)
-
-    monkeypatch.setattr(dense, "perturb", spy)
-    sd.cumulative_ablation(model, layers, images, orders=1, points=[0, 5, 11], configs_per_batch=3)
-    assert ([12, 5, 6, 6], [3, 5], True) in shapes
-    assert ([3, 12, 6, 2, 2], [3, 6], False) in shapes
-
-
 def test_the_shared_prefix_runs_once_a_batch(images):
     model, _ = image_networks()["convnet-relu"]
-    runs = {"conv1": 0, "conv2": 0}
+    runs = {"conv1": 0}
     for name in runs:
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: runs.__setitem__(name, runs[name] + 1))
     sd.cumulative_ablation(model, "relu1", images, orders=4, points=6, batch_size=6)
-    assert runs["conv2"] >= 2 * 4 * 6  # two batches, every configuration
-    assert runs["conv1"] <= 2 + 8  # two batches, and the looks before
+    assert runs["conv1"] < 4 * 6  # the data, and the looks before it; not once a configuration
 
 
 @pytest.mark.parametrize("method", ["auto", "loop"])
@@ -119,13 +103,12 @@ def test_folding_leaves_what_does_not_grow_with_the_batch(seeds_torch):
 
     model = Masked().double().eval()
     data = torch.randn(16, 16).double(), torch.randint(0, 5, (16,))
-    oracle = sd.cumulative_ablation(model, "act", data, method="loop")
-    folded = sd.cumulative_ablation(model, "act", data, configs_per_batch=4)
+    folded = sd.unit_importance(model, "act", data, configs_per_batch=4)
     assert "dense" in folded.plan
-    assert torch.equal(folded.correct, oracle.correct)
+    assert_same(folded, sd.unit_importance(model, "act", data, method="loop"))
 
 
-def test_folding_refuses_a_size_from_above_the_first_site(images):
+def test_a_size_from_above_the_first_site_is_not_folded(images):
     class Sized(ConvNet):
         def forward(self, x):
             batch = x.size(0)
@@ -133,9 +116,9 @@ def test_folding_refuses_a_size_from_above_the_first_site(images):
             return self.fc2(self.fc1(x.view(batch, -1)))
 
     model = Sized().double().eval()
-    with pytest.raises(ValueError, match="node 'size' reads the size of the batch"):
-        sd.cumulative_ablation(model, "relu1", images, configs_per_batch=4)
-    assert "dense" in sd.cumulative_ablation(model, "relu1", images).plan
+    together = sd.unit_importance(model, "relu1", images, configs_per_batch=4)
+    assert "rank-one" in together.plan
+    assert_same(together, sd.unit_importance(model, "relu1", images, method="loop"))
 
 
 class Doubling(nn.Module):
@@ -247,7 +230,7 @@ def test_the_plan_counts_the_work(seeds_torch):
     plan = sd.cumulative_ablation(model, ["relu1", "relu2"], data, orders=2, points=[0, 10, 20]).plan
     rows = {line.split()[0]: line.split()[1:] for line in plan.splitlines()}
     assert rows["fc1"][0] == rows["relu1"][0] == "shared"
-    assert rows["fc2"] == ["nested", f"{2 * 200 / 1e6:.3f}", f"{6 * 200 / 1e6:.3f}"]
+    assert rows["fc2"] == ["nested", f"{3 * 200 / 1e6:.3f}", f"{6 * 200 / 1e6:.3f}"]
     assert rows["out"][0] == "compact"
 
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sdkernels as sd
-from sdkernels.engine import loop, walk
+from sdkernels.engine import loop, memory, tiles
 from sdkernels.lab.models import mlp
-from sdkernels.ops import nested_linear
+from sdkernels.ops import nested_linear_score
 from tests.engine.compare import assert_same
 from tests.engine.networks import Branching, Encoder, image_networks, raw_hook_counts
 
@@ -67,7 +67,8 @@ def test_random_mlps(data):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDKERNELS_BACKEND", data.draw(st.sampled_from(["native", "reference"])))
-        patch.setattr(walk, "WORKING_SET", {"cpu": data.draw(st.sampled_from([1, 2**12, 2**24]))})
+        patch.setattr(memory, "WORKING_SET", {"cpu": data.draw(st.sampled_from([1, 2**12, 2**24]))})
+        patch.setattr(memory, "FEWEST", 1)
         auto = sd.cumulative_ablation(
             model, sites, (inputs, labels), batch_size=data.draw(st.integers(1, 50)), **options
         )
@@ -106,25 +107,26 @@ def test_two_layers_run_in_the_fused_kernel(seeds_torch, monkeypatch, backend):
     model = mlp(8, (12, 7), 6, seed=0).double().eval()
     data = torch.randn(120, 8).double(), torch.randint(0, 6, (120,))
     calls = []
-    monkeypatch.setattr(walk, "nested_linear", lambda *a, **options: calls.append(1) or nested_linear(*a, **options))
+    monkeypatch.setattr(
+        tiles, "nested_linear_score", lambda *a, **options: calls.append(1) or nested_linear_score(*a, **options)
+    )
     for layers in (["relu1", "relu2"], ["relu2", "relu1"], ["relu1"]):
         calls.clear()
         options = {"orders": 4, "points": "all", "seed": 3, "value": 0.5}
         auto = sd.cumulative_ablation(model, layers, data, **options)
-        assert len(calls) == (1 + 4 if backend == "native" else 0)  # a check, and an order each
+        assert len(calls) == (4 if backend == "native" else 0)  # one an order
         assert_same(auto, sd.cumulative_ablation(model, layers, data, method="loop", **options))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, "mean", "element_mean"], ids=str)
 @pytest.mark.parametrize("name", list(image_networks()))
-def test_other_networks_run_dense(seeds_torch, name, value):
+def test_other_networks(seeds_torch, name, value):
     model, layers = image_networks()[name]
     data = torch.randn(30, 2, 6, 6).double(), torch.randint(0, 5, (30,))
     options = {"orders": 2, "points": 4, "value": value, "metrics": METRICS, "batch_size": 11}
     oracle = sd.cumulative_ablation(model, layers, data, method="loop", **options)
     for configs_per_batch in ("auto", 3):
         auto = sd.cumulative_ablation(model, layers, data, configs_per_batch=configs_per_batch, **options)
-        assert "dense" in auto.plan
         assert "shared" in auto.plan
         assert_same(auto, oracle)
 
@@ -169,7 +171,7 @@ def test_a_layer_inside_a_module_of_torch(seeds_torch):
     with pytest.warns(sd.SdkernelsWarning, match="Encoder runs as a hook loop"):
         assert_same(sd.cumulative_ablation(model, "block.linear1", data, **options), oracle)
     whole = sd.cumulative_ablation(model, "block", data, **options)
-    assert "dense" in whole.plan
+    assert "nested" in whole.plan
     assert_same(whole, sd.cumulative_ablation(model, "block", data, method="loop", **options))
 
 

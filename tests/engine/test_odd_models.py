@@ -165,8 +165,7 @@ def test_a_site_with_transposed_memory(data):
             return self.fc2(x.transpose(1, 2).view(-1, 8))
 
     model = Transposing().double().eval()
-    auto = sd.cumulative_ablation(model, "relu", data, orders=2, points=5, configs_per_batch=2)
-    assert "dense" in auto.plan
+    auto = sd.cumulative_ablation(model, "relu", data, orders=2, points=5)
     assert_same(auto, sd.cumulative_ablation(model, "relu", data, orders=2, points=5, method="loop"))
 
 
@@ -235,14 +234,6 @@ def test_a_compiled_model_runs_as_a_loop(data):
     expected = sd.cumulative_ablation(model, "relu", data, orders=1, points=3)
     model.compile(backend="eager")
     assert_same(sd.cumulative_ablation(model, "relu", data, orders=1, points=3, method="loop"), expected)
-
-
-def test_batches_reach_the_prefix_as_they_come(data):
-    sizes = []
-    model = nn.Sequential(nn.Identity(), Net()).double().eval()
-    model[0].register_forward_hook(lambda _m, _a, output: sizes.append(len(output)))
-    sd.cumulative_ablation(model, "1.relu", data, batch_size=7)
-    assert max(sizes) <= 16
 
 
 def test_texts_of_several_lengths(seeds_torch):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sdkernels as sd
-from sdkernels.engine import walk
+from sdkernels.engine import memory
 from sdkernels.lab.models import mlp
 from tests.engine.networks import Residual
 
@@ -26,7 +26,7 @@ def data():
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of 16 examples, so that later batches are reached."""
-    monkeypatch.setattr(walk, "WORKING_SET", {"cpu": 1})
+    monkeypatch.setattr(memory, "WORKING_SET", {"cpu": 1})
 
 
 METHODS = pytest.mark.parametrize("method", ["auto", "loop"])

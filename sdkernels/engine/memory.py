@@ -1,0 +1,137 @@
+"""How much memory a run takes: measured on a few examples, scaled to tiles, held against a limit."""
+
+import os
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# What tensors of one tile may take where the limit leaves the choice, in bytes: small enough for a processor's caches to
+# help, large enough to keep a GPU busy.
+WORKING_SET = {"cpu": 96 * 2**20, "cuda": 4 * 2**30}
+FEWEST, MOST = 16, 8192  # examples of a tile, where memory leaves the choice
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory beyond the model and the data set, in bytes.
+
+    Attributes:
+        fixed: what does not grow with the examples of a tile.
+        by_example: what each example of a tile takes.
+        limit: what must not be passed.
+    """
+
+    fixed: float
+    by_example: float
+    limit: float
+
+    def tile(self, device: torch.device) -> int:
+        """How many examples are run at once.
+
+        Raises:
+            MemoryError: not even one fits the limit.
+        """
+        wanted = WORKING_SET.get(device.type, WORKING_SET["cpu"]) / max(self.by_example, 1.0)
+        tile = min(max(int(wanted), FEWEST), MOST, int((self.limit - self.fixed) / max(self.by_example, 1.0)))
+        if tile < 1:
+            raise MemoryError(
+                f"one example takes {_mebibytes(self.fixed + self.by_example)} on {device}, more than the limit of "
+                f"{_mebibytes(self.limit)}; raise memory_fraction"
+            )
+        return tile
+
+    def peak(self, tile: int) -> float:
+        """What a tile takes at most."""
+        return self.fixed + tile * self.by_example
+
+
+def find_budget(work: Callable[[int], Any], examples: int, limit: float) -> Budget:
+    """Measure ``work(n)`` on all of ``examples`` and on half of them; memory grows in proportion between them."""
+    most = _peak(lambda: work(examples))
+    half = examples // 2
+    if half == 0:
+        return Budget(0.0, most, limit)
+    less = _peak(lambda: work(half))
+    by_example = max(most - less, 0.0) / (examples - half)
+    return Budget(max(most - by_example * examples, 0.0), by_example, limit)
+
+
+def memory_limit(device: torch.device, fraction: float) -> float:
+    """A fraction of the device's memory; on a CPU of the machine's, or of what its control group allows."""
+    if device.type == "cuda":
+        return fraction * torch.cuda.get_device_properties(device).total_memory
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _CGROUP_LIMITS:
+        if Path(path).exists() and (allowed := Path(path).read_text().strip()).isdecimal():
+            total = min(total, int(allowed))
+    return fraction * total
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    )
+
+
+def _mebibytes(count: float) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _peak(work: Callable[[], Any]) -> float:
+    """The most bytes that tensors made by ``work`` take at once."""
+    with _Meter() as meter:
+        work()
+    return float(meter.peak)
+
+
+class _Meter(TorchDispatchMode):
+    """Follows the memory of every tensor that operations make."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled, and torch would import its compiler, which takes a second
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._holders: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {_address(t) for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._hold(tensor, given)
+        return result
+
+    def _hold(self, tensor: Tensor, given: set[int]) -> None:
+        address = _address(tensor)
+        if address not in self._holders:
+            if address in given or address == 0:  # a view of what was there before
+                return
+            self._now += tensor.untyped_storage().nbytes()
+            self.peak = max(self.peak, self._now)
+        self._holders[address] = self._holders.get(address, 0) + 1
+        weakref.finalize(tensor, self._release, address, tensor.untyped_storage().nbytes())
+
+    def _release(self, address: int, nbytes: int) -> None:
+        self._holders[address] -= 1
+        if self._holders[address] == 0:
+            del self._holders[address]
+            self._now -= nbytes
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0

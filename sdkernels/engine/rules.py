@@ -1,0 +1,426 @@
+"""What each node of a graph does to channels: the knowledge that lets clamped units be left out.
+
+A node that is not known here is no error: its inputs are made whole again, and it runs as it stands.
+"""
+
+import copy
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from sdkernels.engine.graph import Graph, is_site
+from sdkernels.engine.products import Product, fold_affine, is_plain, product_of
+from sdkernels.engine.sites import Site
+
+Function = Callable[[Tensor], Tensor]
+
+_POINTWISE_MODULES = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign),
+    *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Tanhshrink, nn.Hardshrink),
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+)
+_POOLING_MODULES = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# Further arguments, where there are any, must be constants.
+_POINTWISE_FUNCTIONS = {
+    *(F.relu, F.relu6, F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.elu, F.selu, F.celu, F.leaky_relu),
+    *(F.hardtanh, F.hardswish, F.hardsigmoid, F.logsigmoid, F.tanh, F.sigmoid, torch.relu, torch.tanh, torch.sigmoid),
+    *(torch.abs, torch.neg, torch.square, torch.sqrt, torch.exp, torch.clamp, operator.neg, operator.abs),
+}
+_POINTWISE_METHODS = ("relu", "tanh", "sigmoid", "abs", "neg", "square", "sqrt", "exp", "clamp", "contiguous", "clone")
+_POOLING_FUNCTIONS = {
+    *(F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+    *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+}
+_REDUCTIONS = {"mean": torch.mean, "sum": torch.sum, "amax": torch.amax, "amin": torch.amin}
+_RELUS = (F.relu, torch.relu, "relu", "relu_")
+_JOINS = (torch.cat, torch.concat, torch.concatenate)
+_BINARY = {
+    operator.add: torch.add,
+    operator.iadd: torch.add,
+    torch.add: torch.add,
+    operator.sub: torch.sub,
+    operator.isub: torch.sub,
+    torch.sub: torch.sub,
+    operator.mul: torch.mul,
+    operator.imul: torch.mul,
+    torch.mul: torch.mul,
+    operator.truediv: torch.true_divide,
+    operator.itruediv: torch.true_divide,
+    torch.div: torch.true_divide,
+    torch.maximum: torch.maximum,
+    torch.minimum: torch.minimum,
+}
+_BINARY_METHODS = {
+    "add": torch.add,
+    "add_": torch.add,
+    "sub": torch.sub,
+    "sub_": torch.sub,
+    "mul": torch.mul,
+    "mul_": torch.mul,
+    "div": torch.true_divide,
+    "div_": torch.true_divide,
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A site: some of its source's channels are clamped here."""
+
+    source: fx.Node
+    site: int
+
+
+@dataclass(frozen=True)
+class Each:
+    """Treats every channel alike and by itself: pointwise functions, pooling, means over positions, reordered dims."""
+
+    source: fx.Node
+    function: Function
+    keeps_zero: bool  # whether a channel of zeros stays one
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A channel's own scale and shift: batch norm in evaluation mode."""
+
+    source: fx.Node
+    scale: Tensor  # [C], float64
+    shift: Tensor  # [C], float64
+
+
+@dataclass(frozen=True)
+class Binary:
+    """An elementwise function of two operands, each a node or a number."""
+
+    function: Callable[[Any, Any], Tensor]
+    operands: tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Join:
+    """Channels one after another: concatenation."""
+
+    sources: tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """[N, C, ...] -> [N, C * S]: each channel becomes S features."""
+
+    source: fx.Node
+    width: int  # S
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear map of channels: convolution or Linear, with the batch norm that follows it."""
+
+    source: fx.Node
+    product: Product
+    result: fx.Node  # whose intact value the map gives: the batch norm that is folded into it, or the node itself
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of a tensor, or one number of it."""
+
+    source: fx.Node
+    shape: tuple[int, ...]  # of the whole tensor; the first is the batch's
+    index: int | None
+
+
+@dataclass(frozen=True)
+class Same:
+    """Another node's value: a batch norm that was folded into the product before it."""
+
+    source: fx.Node
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Runs as it stands on whole tensors."""
+
+
+Rule = Mark | Each | Affine | Binary | Join | Flatten | Linear | Size | Same | Unknown
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Of every dependent node: its rule, and the dimension of ``[N, ...]`` that its channels stand in (or None)."""
+
+    rules: dict[fx.Node, Rule]
+    dims: dict[fx.Node, int | None]
+
+    def channels(self, node: fx.Node) -> int:
+        """C; 0 where there is no channel dimension."""
+        dim = self.dims.get(node)
+        return 0 if dim is None else int(node.meta["shape"][dim])
+
+    def sources(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes whose values a node's rule reads."""
+        match rule := self.rules[node]:
+            case Mark() | Each() | Affine() | Flatten() | Linear() | Same():
+                return [rule.source]
+            case Binary():
+                return [operand for operand in rule.operands if isinstance(operand, fx.Node)]
+            case Join():
+                return list(rule.sources)
+            case Size():
+                return []
+            case _:
+                return list(node.all_input_nodes)
+
+
+def learn(graph: Graph, sites: list[Site]) -> Knowledge:
+    """Find the rule of every dependent node; the graph must have been run once, so that shapes are known."""
+    know = Knowledge({}, {})
+    for node in graph.nodes:
+        if node in graph.dependent:
+            rule, dim = _rule(node, graph, sites, know)
+            know.rules[node], know.dims[node] = rule, dim
+    return know
+
+
+def _rule(node: fx.Node, graph: Graph, sites: list[Site], know: Knowledge) -> tuple[Rule, int | None]:
+    if is_site(node):
+        index = int(node.args[1])  # type: ignore[arg-type]
+        return Mark(node.all_input_nodes[0], index), sites[index].unit_dim
+    if (size := _as_size(node)) is not None:
+        return size, None
+    if "shape" not in node.meta or not node.all_input_nodes or "shape" not in node.all_input_nodes[0].meta:
+        return Unknown(), None
+    if (product := product_of(node, graph)) is not None:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)  # noqa: S101 - product_of has seen it
+        return Linear(source, product, node), product.dim(len(node.meta["shape"]))
+    if (binary := _as_binary(node, know)) is not None:
+        return binary
+    if (join := _as_join(node, know)) is not None:
+        return join
+    source = node.args[0]
+    dim = know.dims.get(source) if isinstance(source, fx.Node) else None
+    if not isinstance(source, fx.Node):
+        return Unknown(), None
+    if _is_flatten(node, graph.model, source):
+        return (Flatten(source, math.prod(source.meta["shape"][2:])) if dim == 1 else Unknown()), 1
+    if dim is None or len(node.all_input_nodes) > 1:
+        return Unknown(), None
+    if (affine := _as_affine(node, graph, source)) is not None and dim == 1:
+        return _folded(affine, node, graph, know), dim
+    if (each := _as_each(node, graph.model, source, dim)) is not None:
+        return each
+    return Unknown(), None
+
+
+def _as_size(node: fx.Node) -> Size | None:
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or "shape" not in source.meta:
+        return None
+    shape = tuple(source.meta["shape"])
+    index = node.args[1] if len(node.args) > 1 else None
+    if node.op == "call_method" and node.target == "size" and (index is None or isinstance(index, int)):
+        return Size(source, shape, index)
+    if node.op == "call_function" and node.target is getattr and index == "shape":
+        return Size(source, shape, None)
+    return None
+
+
+def _as_binary(node: fx.Node, know: Knowledge) -> tuple[Rule, int] | None:
+    """Elementwise functions of two operands of which one has channels; the other may be broadcast."""
+    function = _BINARY_METHODS.get(str(node.target)) if node.op == "call_method" else _BINARY.get(node.target)
+    if function is None or len(node.args) != 2 or node.kwargs:
+        return None
+    dims = [know.dims.get(a) for a in node.args if isinstance(a, fx.Node)]
+    known = {dim for dim in dims if dim is not None}
+    shape = node.meta["shape"]
+    shapes = [a.meta.get("shape") for a in node.args if isinstance(a, fx.Node)]
+    if len(known) != 1 or None in shapes:
+        return None
+    (dim,) = known
+    # A tracked operand has the result's own dimensions, so that its channels stand where the result's do.
+    for operand in node.args:
+        if isinstance(operand, fx.Node) and know.dims.get(operand) is not None:
+            own = operand.meta["shape"]
+            if len(own) != len(shape) or own[dim] != shape[dim]:
+                return None
+        elif not isinstance(operand, (fx.Node, int, float)):
+            return None
+    first, second = node.args
+    return Binary(function, (first, second)), dim
+
+
+def _as_join(node: fx.Node, know: Knowledge) -> tuple[Rule, int] | None:
+    if node.op != "call_function" or node.target not in _JOINS or not isinstance(node.args[0], (tuple, list)):
+        return None
+    sources = tuple(node.args[0])
+    at = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    ndim = len(node.meta["shape"])
+    if not isinstance(at, int) or not all(isinstance(s, fx.Node) and "shape" in s.meta for s in sources):
+        return None
+    at %= ndim
+    known = {know.dims[s] for s in sources if s in know.dims}  # type: ignore[index]
+    if known != {at} or any(len(s.meta["shape"]) != ndim for s in sources):  # type: ignore[union-attr]
+        return None
+    return Join(sources), at  # type: ignore[arg-type]
+
+
+def _as_affine(node: fx.Node, graph: Graph, source: fx.Node) -> Affine | None:
+    if node.op != "call_module":
+        return None
+    module = graph.model.get_submodule(str(node.target))
+    if type(module) not in _BATCH_NORMS or not is_plain(module) or module.running_mean is None:
+        return None
+    mean, variance = module.running_mean.double(), module.running_var.double()
+    scale = (variance + module.eps).rsqrt()
+    if module.affine:
+        scale = scale * module.weight.detach().double()
+    shift = -mean * scale
+    if module.affine:
+        shift = shift + module.bias.detach().double()
+    return Affine(source, scale, shift)
+
+
+def _folded(affine: Affine, node: fx.Node, graph: Graph, know: Knowledge) -> Rule:
+    """The batch norm, or nothing where the product that it alone reads can take it in."""
+    before = know.rules.get(affine.source)
+    if not isinstance(before, Linear) or len(affine.source.users) > 1 or affine.source is graph.output:
+        return affine
+    product = fold_affine(before.product, affine.scale, affine.shift)
+    know.rules[affine.source] = Linear(before.source, product, node)
+    return Same(affine.source)
+
+
+def _is_flatten(node: fx.Node, model: nn.Module, source: fx.Node) -> bool:
+    """Whether a node is flatten(1), by whatever name."""
+    before, after = source.meta.get("shape"), node.meta.get("shape")
+    if not before or not after or len(before) < 3 or tuple(after) != (before[0], math.prod(before[1:])):
+        return False
+    if node.op == "call_module":
+        return type(model.get_submodule(str(node.target))) is nn.Flatten
+    return node.target in (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+
+
+def _as_each(node: fx.Node, model: nn.Module, source: fx.Node, dim: int) -> tuple[Rule, int] | None:
+    before, after = tuple(source.meta["shape"]), tuple(node.meta["shape"])
+    function, new_dim = _each_function(node, model, before, dim)
+    if function is None or new_dim is None or len(after) <= new_dim or after[new_dim] != before[dim]:
+        return None
+    zeros = torch.zeros(1, *before[1:])
+    try:
+        keeps_zero = not function(zeros.narrow(dim, 0, 1).clone()).count_nonzero()
+    except RuntimeError:  # the user's modules may want their own device or dtype
+        keeps_zero = False
+    return Each(source, function, keeps_zero), new_dim
+
+
+def _each_function(
+    node: fx.Node, model: nn.Module, shape: tuple[int, ...], dim: int
+) -> tuple[Function | None, int | None]:
+    """What a node does to every channel of its source, and the dimension of the channels after it."""
+    if node.op == "call_module":
+        return _each_module(model.get_submodule(str(node.target)), shape, dim)
+    args, kwargs = node.args[1:], dict(node.kwargs)
+    if any(isinstance(a, fx.Node) for a in (*args, *kwargs.values())):
+        return None, None
+    kwargs.pop("inplace", None)
+    if node.target in _RELUS:
+        return F.relu, dim
+    if node.target is F.dropout and kwargs.get("training") is False:
+        return _identity, dim
+    name = str(node.target).removesuffix("_") if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if node.target in _POINTWISE_FUNCTIONS:
+        return (lambda x: node.target(x, *args, **kwargs)), dim  # type: ignore[operator]
+    if node.op == "call_method" and name in _POINTWISE_METHODS:
+        return (lambda x: getattr(x, name)(*args, **kwargs)), dim
+    if node.target in _POOLING_FUNCTIONS and dim == 1:
+        return (lambda x: node.target(x, *args, **kwargs)), dim  # type: ignore[operator]
+    if name in _REDUCTIONS and (node.op == "call_method" or node.target is _REDUCTIONS[name]):
+        return _reduction(_REDUCTIONS[name], args, kwargs, len(shape), dim)
+    if name in ("permute", "transpose") and (
+        node.op == "call_method" or node.target in (torch.permute, torch.transpose)
+    ):
+        return _reordering(name, args, len(shape), dim) if not kwargs else (None, None)
+    if node.target in (torch.flatten, "flatten") and args == (2,) and dim == 1 and not kwargs:
+        return (lambda x: x.flatten(2)), dim
+    if node.target is operator.getitem:
+        return _indexing(args[0], dim)
+    return None, None
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _each_module(module: nn.Module, shape: tuple[int, ...], dim: int) -> tuple[Function | None, int | None]:
+    if not is_plain(module):
+        return None, None
+    if type(module) is nn.ReLU:
+        return F.relu, dim
+    if type(module) in _POINTWISE_MODULES:
+        own = copy.copy(module)
+        if hasattr(own, "inplace"):
+            own.inplace = False
+        return own, dim
+    if type(module) in _POOLING_MODULES and dim == 1 and not getattr(module, "return_indices", False):
+        return module, dim
+    return None, None
+
+
+def _reduction(
+    function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], ndim: int, dim: int
+) -> tuple[Function | None, int | None]:
+    """mean, sum, amax, amin over positions."""
+    over = args[0] if args else kwargs.get("dim")
+    keepdim = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
+    if isinstance(over, int):
+        over = (over,)
+    if not over or not all(isinstance(d, int) for d in over) or set(kwargs) - {"dim", "keepdim"} or len(args) > 2:
+        return None, None
+    positions = {d % ndim for d in over}
+    if positions & {0, dim}:
+        return None, None
+    after = dim if keepdim else dim - sum(d < dim for d in positions)
+    return (lambda x: function(x, dim=tuple(positions), keepdim=keepdim)), after
+
+
+def _reordering(name: str, args: tuple[Any, ...], ndim: int, dim: int) -> tuple[Function | None, int | None]:
+    """permute, transpose; the examples must stay first."""
+    flat = tuple(args[0]) if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+    if not all(isinstance(d, int) for d in flat):
+        return None, None
+    order = list(range(ndim))
+    if name == "permute":
+        order = [d % ndim for d in flat]
+    else:
+        a, b = (d % ndim for d in flat)
+        order[a], order[b] = order[b], order[a]
+    if sorted(order) != list(range(ndim)) or order[0] != 0:
+        return None, None
+    return (lambda x: x.permute(order)), order.index(dim)
+
+
+def _indexing(index: Any, dim: int) -> tuple[Function | None, int | None]:
+    """Positions picked by ints and slices, all examples and channels kept."""
+    index = index if isinstance(index, tuple) else (index,)
+    if not all(isinstance(i, int) or (isinstance(i, slice) and _is_constant(i)) for i in index):
+        return None, None
+    everything = slice(None, None, None)
+    if index[0] != everything or (len(index) > dim and index[dim] != everything):
+        return None, None
+    return (lambda x: x[index]), dim - sum(isinstance(i, int) for i in index[:dim])
+
+
+def _is_constant(index: slice) -> bool:
+    return not any(isinstance(bound, fx.Node) for bound in (index.start, index.stop, index.step))

@@ -1,0 +1,212 @@
+"""Run a family on a traced model, a tile of examples at a time: the intact model first, then every configuration."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from sdkernels.engine.curves import CurvePlan, CurveRun
+from sdkernels.engine.families import Alone, Curve, Family
+from sdkernels.engine.fused import FusedTail, can_fuse
+from sdkernels.engine.graph import Graph, Values
+from sdkernels.engine.memory import WORKING_SET, Budget, find_budget
+from sdkernels.engine.plan import Plan, Work
+from sdkernels.engine.rules import learn
+from sdkernels.engine.scores import Scores
+from sdkernels.engine.singles import SinglesRun, find_folding
+from sdkernels.engine.sites import Site
+from sdkernels.ops import nested_linear, nested_linear_score
+
+# Permuted weights kept from tile to tile, in bytes; those of further curves are made again for each tile.
+PERMUTED_WEIGHTS = 2**28
+
+
+class Tile(NamedTuple):
+    """Examples that are run at once."""
+
+    values: Values  # of the intact model: what the configurations share and read
+    logits: Tensor  # [N, L], the intact model's
+    labels: Tensor  # [N]
+
+
+class TileRun:
+    """Scores all configurations of a family on tiles of examples.
+
+    Args:
+        graph: the traced model.
+        sites: where units are clamped.
+        family: the configurations.
+        values: for each site, what a clamped unit becomes; broadcasts to one example.
+        probe: a few inputs [N, ...].
+        configs_per_pass: how many single units share a forward pass; None leaves the choice.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        sites: list[Site],
+        family: Family,
+        values: Sequence[Tensor],
+        probe: Tensor,
+        configs_per_pass: int | None,
+    ) -> None:
+        self.graph, self.family = graph, family
+        self._curves, self._alone = family.curves(), family.alone()
+        self._configs_per_pass = configs_per_pass
+        know = learn(graph, sites)
+        shared = graph.shared_values(probe)
+        intact = graph.values(shared, _identity, keep=[mark for mark in graph.sites if mark is not None])
+        like = next((intact[mark] for mark in graph.sites if mark is not None), intact[graph.output])
+        self._curve_run = CurveRun(graph, know, values, like)
+        self._tail = can_fuse(self._curve_run)
+        self._singles = (
+            SinglesRun(graph, know, values, self._alone, find_folding(graph, probe), like) if self._alone else None
+        )
+        self._plans: dict[int, CurvePlan] = {}
+        self._passes: dict[int, int] = {}  # units that share a pass, by site
+        self._keep = (self._curve_run.keep if self._curves else frozenset()) | (
+            self._singles.keep if self._singles else frozenset()
+        )
+
+    def intact(self, inputs: Tensor, labels: Tensor, look: Callable[[int, fx.Node, Tensor], Tensor]) -> Tile:
+        """Run the intact model; ``look`` sees every site's activation."""
+        shared = self.graph.shared_values(inputs)
+        values = self.graph.values(shared, look, keep=self._keep)
+        kept = {node: values[node] for node in self._keep}
+        return Tile({**shared, **kept}, values[self.graph.output], labels)
+
+    def score(self, tile: Tile, scores: Scores, advance: Callable[[int], None]) -> None:
+        """Add every configuration's scores on a tile."""
+        prediction = tile.logits.argmax(1)
+        n = len(tile.labels)
+        for index, curve in enumerate(self._curves):
+            plan = self._plan(index)
+            if self._tail is not None:
+                self._score_fused(tile, prediction, curve, FusedTail(self._curve_run, self._tail, plan), scores)
+                advance(n * curve.points)
+                continue
+            for point, logits in self._curve_run.logits(plan, tile.values, n):
+                scores.add(curve.configurations[point : point + 1], logits[None], tile.labels, prediction)
+                advance(n)
+        for configurations, logits in self._single_logits(self._alone, tile.values, n):
+            scores.add(configurations, logits, tile.labels, prediction)
+            advance(n * len(configurations))
+
+    def some_logits(self, inputs: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """A few configurations of every kind and their logits [N, L], to be checked against the model itself."""
+        tile = self.intact(inputs, labels, _identity)
+        for curve in self._curves[:1] + self._curves[1:][-1:]:
+            few = _few_points(curve)
+            if self._tail is not None:
+                fused = FusedTail(self._curve_run, self._tail, self._curve_run.plan(few))
+                arguments, options = fused.arguments(tile.values, slice(None))
+                for point, logits in enumerate(nested_linear(*arguments, **options)):
+                    yield int(few.configurations[point]), logits.t()
+                continue
+            for point, logits in self._curve_run.logits(self._curve_run.plan(few), tile.values, len(labels)):
+                yield int(few.configurations[point]), logits
+        for configurations, logits in self._single_logits(_few_units(self._alone), tile.values, len(labels)):
+            yield from zip(configurations.tolist(), logits, strict=True)
+
+    def budget(self, probe: Tensor, limit: float) -> Budget:
+        """Measure the memory of a tile on a probe."""
+        labels = torch.zeros(len(probe), dtype=torch.int64, device=probe.device)
+
+        def work(examples: int) -> None:
+            tile = self.intact(probe[:examples].clone(), labels[:examples], _identity)
+            for curve in self._curves[:1]:
+                few = _few_points(curve)
+                plan = self._curve_run.plan(few)
+                if self._tail is None:
+                    for _ in self._curve_run.logits(plan, tile.values, examples):
+                        pass
+            for group in _few_units(self._alone, self._passes):
+                for _ in self._single_logits([group], tile.values, examples):
+                    pass
+
+        self._passes = {group.site: 1 for group in self._alone}
+        budget = find_budget(work, len(probe), limit)
+        if self._singles is not None and self._configs_per_pass is None:
+            tile = budget.tile(probe.device)
+            space = min(WORKING_SET.get(probe.device.type, WORKING_SET["cpu"]), limit / 4)
+            self._passes = {
+                g.site: max(1, min(len(g.units), int(space / (tile * self._singles.row_bytes(g.site)))))
+                for g in self._alone
+            }
+            budget = find_budget(work, len(probe), limit)
+        elif self._configs_per_pass is not None:
+            self._passes = {group.site: self._configs_per_pass for group in self._alone}
+            budget = find_budget(work, len(probe), limit)
+        kept = sum(self._curve_run.plan(c).bytes for c in self._curves[:1]) * len(self._curves)
+        return Budget(budget.fixed + min(kept, PERMUTED_WEIGHTS), budget.by_example, limit)
+
+    def plan(self, tile: int, budget: Budget) -> Plan:
+        """What was done; call it after the last tile."""
+        work = Work(self.graph)
+        notes: list[str] = []
+        for index in range(len(self._curves)):
+            work.add_curve(self._curve_run, self._plan(index))
+        if self._tail is not None and self._curves:
+            notes.append(f"one kernel, nested_linear, runs {self._tail.first.name} to {self._tail.last.name}")
+        if self._curves and not self._curve_run.adds_up:
+            notes.append(f"no nested sums: running sums in {self._curve_run.values[0].dtype} would lose digits")
+        if self._singles is not None:
+            work.add_singles(self._singles)
+            absent = 1 - self._singles.active / max(self._singles.pairs, 1)
+            notes.append(f"absent already: {absent:.1%} of the pairs of unit and example")
+        rows = work.rows(self.family.configurations)
+        return Plan(rows, self.family.configurations, tuple(notes), tile, budget.peak(tile), budget.limit)
+
+    def _plan(self, index: int) -> CurvePlan:
+        if index in self._plans:
+            return self._plans[index]
+        plan = self._curve_run.plan(self._curves[index])
+        if sum(p.bytes for p in (plan, *self._plans.values())) <= PERMUTED_WEIGHTS:
+            self._plans[index] = plan
+        return plan
+
+    def _score_fused(self, tile: Tile, prediction: Tensor, curve: Curve, fused: FusedTail, scores: Scores) -> None:
+        n, classes = tile.logits.shape
+        step = n
+        if not scores.are_counted:  # logits of all points are made
+            space = WORKING_SET.get(tile.logits.device.type, WORKING_SET["cpu"])
+            step = max(16, space // (curve.points * classes * tile.logits.element_size()))
+        for start in range(0, n, step):
+            examples = slice(start, min(start + step, n))
+            arguments, options = fused.arguments(tile.values, examples)
+            labels, predicted = tile.labels[examples], prediction[examples]
+            if scores.are_counted:
+                asked = scores.options(tile.logits.dtype, predicted)
+                counted = nested_linear_score(*arguments, labels, **options, **asked)  # type: ignore[arg-type]
+                scores.add_counted(curve.configurations, counted)
+            else:
+                logits = nested_linear(*arguments, **options)
+                scores.add(curve.configurations, logits.transpose(1, 2), labels, predicted)
+
+    def _single_logits(self, groups: Sequence[Alone], values: Values, examples: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for group in groups:
+            assert self._singles is not None  # noqa: S101 - there are groups
+            yield from self._singles.logits(group, values, examples, self._passes.get(group.site, 1))
+
+
+def _identity(_index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
+    return activation
+
+
+def _few_points(curve: Curve) -> Curve:
+    """The first, the middle and the last point of a curve."""
+    chosen = torch.tensor(sorted({0, curve.points // 2, curve.points - 1}))
+    deaths = tuple((chosen[:, None] < death).sum(0) for death in curve.deaths)
+    return Curve(curve.configurations[chosen], deaths)
+
+
+def _few_units(groups: Sequence[Alone], counts: dict[int, int] | None = None) -> list[Alone]:
+    """Of each group one unit in the middle, or as many as ``counts`` says."""
+    chosen: list[Alone] = []
+    for group in groups:
+        count = 1 if counts is None else min(counts[group.site], len(group.units))
+        start = (len(group.units) - count) // 2
+        part = slice(start, start + count)
+        chosen.append(Alone(group.site, group.configurations[part], group.units[part]))
+    return chosen
