@@ -106,15 +106,15 @@ def measure(
         batches = Batches(
             data, batch_size=options.batch_size, device=device, dtype=dtype if options.precision else None
         )
-        sites, logits = find_sites(model, layers, batches.first()[0][:PROBE_EXAMPLES], options.unit_dim)
-        classes = logits.shape[1]
-        metrics = check_metrics(options.metrics, classes)
+        probe = batches.first()[0][:PROBE_EXAMPLES]
+        sites, logits = find_sites(model, layers, probe, options.unit_dim)
+        metrics = check_metrics(options.metrics, logits.shape[1])
         family = make_family(tuple(site.units for site in sites))
         averaged = batches if options.value_data is None else batches.of(options.value_data)
         values = resolve_values(value, sites, model, averaged)
         configs_per_batch = _check_configs_per_batch(options.configs_per_batch)
         with _progress(options.show_progress, batches.examples, family.configurations) as advance:
-            job = Job(model, sites, batches, family, values, metrics, classes, advance)
+            job = Job(model, sites, batches, family, values, metrics, probe, logits, advance)
             outcome = run(
                 job,
                 method=options.method,

@@ -123,7 +123,7 @@ def _check_batch(batch: Any, start: int) -> tuple[Tensor, Tensor]:
 
 
 def gather(parts: Iterable[tuple[Tensor, ...]], examples: int) -> Iterator[tuple[Tensor, ...]]:
-    """Tuples of tensors [N, ...], concatenated until each has at least ``examples`` rows, but for the last of a shape."""
+    """Tuples of tensors [N, ...], concatenated while shapes agree until each has ``examples`` rows."""
     waiting: list[tuple[Tensor, ...]] = []
     for part in parts:
         if waiting and any(a.shape[1:] != b.shape[1:] for a, b in zip(part, waiting[0], strict=True)):

@@ -14,14 +14,14 @@ from sdkernels.engine.loop import ablated_logits, run_loop
 from sdkernels.engine.memory import Budget, is_out_of_memory, memory_limit
 from sdkernels.engine.plan import Plan
 from sdkernels.engine.scores import Metric, Scores
-from sdkernels.engine.sites import Site, watch
+from sdkernels.engine.sites import Site
 from sdkernels.engine.tiles import TileRun
 
 # Enough examples to find the layers' shapes and to check a traced graph against its model.
-PROBE_EXAMPLES = 16
+PROBE_EXAMPLES = 8
 
 # Enough to see that a configuration is computed as hooks would.
-CHECKED_EXAMPLES = 4
+CHECKED_EXAMPLES = 2
 
 
 class SdkernelsWarning(UserWarning):
@@ -39,7 +39,7 @@ class Job:
         family: the configurations.
         values: for each site, what a clamped unit becomes; broadcasts to one example.
         metrics: as :func:`sdkernels.engine.scores.check_metrics` gives them.
-        classes: L.
+        probe: a few inputs [N, ...], and ``probe_logits`` [N, L] what the model gives for them.
         advance: hears of examples x configurations done.
     """
 
@@ -49,7 +49,8 @@ class Job:
     family: Family
     values: list[Tensor]
     metrics: Sequence[Metric]
-    classes: int
+    probe: Tensor
+    probe_logits: Tensor
     advance: Callable[[int], None]
 
 
@@ -67,15 +68,13 @@ class Outcome:
 def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction: float) -> Outcome:
     """Score every configuration of the job's family on every example."""
     with torch.no_grad():
-        probe = job.batches.first()[0][:PROBE_EXAMPLES]
-        with watch(job.model, job.sites, lambda i, activation: check_finite(job.sites[i].name, activation, 0)):
-            logits = job.model(probe.clone())  # a model may write into its inputs
+        probe, logits = job.probe, job.probe_logits
         check_repeatable(job.model, probe, logits)
         tiles: TileRun | None = None
         reason = "method='loop'"
         if method == "auto":
             try:
-                tiles = _prepare(job, probe, configs_per_batch)
+                tiles = _prepare(job, probe, logits, configs_per_batch)
             except UntraceableError as error:
                 reason = str(error)
                 message = f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}"
@@ -89,13 +88,13 @@ def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction
     return outcome
 
 
-def _prepare(job: Job, probe: Tensor, configs_per_batch: int | None) -> TileRun:
+def _prepare(job: Job, probe: Tensor, logits: Tensor, configs_per_batch: int | None) -> TileRun:
     """Trace the model on inputs of this shape, and see that a few configurations of every kind give what hooks give.
 
     Raises:
         UntraceableError: it cannot be traced, or does something else than its graph says.
     """
-    graph = trace(job.model, job.sites, probe, job.model(probe.clone()))
+    graph = trace(job.model, job.sites, probe, logits)
     tiles = TileRun(graph, job.sites, job.family, job.values, probe, configs_per_batch)
     inputs = probe[:CHECKED_EXAMPLES]
     labels = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
@@ -113,8 +112,8 @@ def _prepare(job: Job, probe: Tensor, configs_per_batch: int | None) -> TileRun:
 def _run_tiles(job: Job, tiles: TileRun, budget: Budget, configs_per_batch: int | None) -> Outcome:
     by_shape = {job.batches.first()[0].shape[1:]: tiles}  # as texts of several lengths
     device = job.batches.device
-    intact = Scores(job.metrics, 1, job.classes, device)
-    ablated = Scores(job.metrics, job.family.configurations, job.classes, device)
+    intact = Scores(job.metrics, 1, job.probe_logits.shape[1], device)
+    ablated = Scores(job.metrics, job.family.configurations, job.probe_logits.shape[1], device)
     size = min(budget.tile(device), job.batches.examples or budget.tile(device))
 
     def look(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
@@ -148,10 +147,11 @@ def _run_tiles(job: Job, tiles: TileRun, budget: Budget, configs_per_batch: int 
 
     read = 0
     for inputs, labels in gather(job.batches, size):
-        check_labels(labels, job.classes, read)
+        check_labels(labels, job.probe_logits.shape[1], read)
         read += len(labels)
         if inputs.shape[1:] not in by_shape:
-            by_shape[inputs.shape[1:]] = _prepare(job, inputs[:PROBE_EXAMPLES], configs_per_batch)
+            probe = inputs[:PROBE_EXAMPLES]
+            by_shape[inputs.shape[1:]] = _prepare(job, probe, job.model(probe.clone()), configs_per_batch)
         start = 0
         while start < len(labels):
             part = slice(start, start + size)
@@ -168,13 +168,13 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 
 def _run_loop(job: Job, reason: str) -> Outcome:
     examples = 0
-    class_examples = torch.zeros(job.classes, dtype=torch.int64)
+    class_examples = torch.zeros(job.probe_logits.shape[1], dtype=torch.int64)
 
     def see_labels(labels: Tensor, _logits: Tensor) -> None:
         nonlocal examples, class_examples
-        check_labels(labels, job.classes, examples)
+        check_labels(labels, job.probe_logits.shape[1], examples)
         examples += len(labels)
-        class_examples += labels.cpu().bincount(minlength=job.classes)
+        class_examples += labels.cpu().bincount(minlength=job.probe_logits.shape[1])
 
     intact, sums = run_loop(
         job.model,
@@ -199,15 +199,18 @@ def check_repeatable(model: nn.Module, probe: Tensor, logits: Tensor) -> None:
         ValueError: says which; ablation scores would depend on chance, or on how the data is batched.
     """
     name = type(model).__name__
+    half = (len(probe) + 1) // 2
+    parts = [part for part in (slice(0, half), slice(half, len(probe))) if len(probe[part])]
+    apart = [is_close(model(probe[part].clone()), logits[part]) for part in parts]
+    if all(apart):
+        return
     if not is_close(model(probe.clone()), logits):
         raise ValueError(f"{name} gives other logits at every call; an ablation needs a fixed function")
-    half = (len(probe) + 1) // 2
-    for part in (slice(0, half), slice(half, len(probe))):
-        if len(probe[part]) and not is_close(model(probe[part].clone()), logits[part]):
-            raise ValueError(
-                f"{name} mixes the examples of a batch: its logits for {len(probe[part])} examples change when they "
-                f"are a batch by themselves and not among {len(probe)}; scores would depend on the batch size"
-            )
+    count = len(probe[parts[apart.index(False)]])
+    raise ValueError(
+        f"{name} mixes the examples of a batch: its logits for {count} examples change when they are a batch by "
+        f"themselves and not among {len(probe)}; scores would depend on the batch size"
+    )
 
 
 def check_finite(name: str, activation: Tensor, start: int) -> None:
@@ -235,7 +238,7 @@ def _warn_of_no_effect(job: Job, outcome: Outcome, graph: Graph | None) -> None:
         warnings.warn(message, SdkernelsWarning, stacklevel=5)
         return
     ablating = job.family.is_ablating.to(outcome.sums["accuracy"].device)
-    visible = "loss" in outcome.sums and job.classes > 1  # accuracy alone may well stay as it was
+    visible = "loss" in outcome.sums and job.probe_logits.shape[1] > 1  # accuracy alone may well stay as it was
     if visible and ablating.any() and (outcome.sums["loss"][ablating] == outcome.intact["loss"]).all():
         names = [site.name for site in job.sites]
         message = (

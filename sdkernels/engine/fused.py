@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ def find_tail(know: Knowledge, nodes: Sequence[fx.Node], output: fx.Node) -> Tai
     if len(nodes) < 3 or nodes[-1] is not output:
         return None
     first, *hidden, last = nodes
-    for before, node in zip(nodes, nodes[1:], strict=False):
+    for before, node in pairwise(nodes):
         if know.sources(node) != [before]:
             return None
     if not all(_is_matrix(know, node) for node in (first, last)):

@@ -145,6 +145,7 @@ class Graph:
                 values[node] = self.call(node, values.__getitem__, protected)
             if isinstance(values[node], Tensor):
                 node.meta.setdefault("shape", tuple(values[node].shape))
+                node.meta.setdefault("dtype", values[node].dtype)
             if node in keep:
                 protected.add(storage(values[node]))
             for read in finished:

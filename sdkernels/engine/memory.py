@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# What tensors of one tile may take where the limit leaves the choice, in bytes: small enough for a processor's caches to
-# help, large enough to keep a GPU busy.
+# What tensors of one tile may take where the limit leaves the choice, in bytes: small enough for a processor's caches
+# to help, large enough to keep a GPU busy.
 WORKING_SET = {"cpu": 96 * 2**20, "cuda": 4 * 2**30}
 FEWEST, MOST = 16, 8192  # examples of a tile, where memory leaves the choice
 

@@ -60,9 +60,8 @@ class Plan:
             lines.append(f"{self.configurations} configurations; loop: the whole model once each")
         lines += self.notes
         if self.tile:
-            lines.append(
-                f"{self.tile} examples at once; memory at most {self.peak / 2**20:.1f} MiB of {self.limit / 2**20:.0f} MiB"
-            )
+            peak, limit = (f"{size / 2**20:.1f} MiB" for size in (self.peak, self.limit))
+            lines.append(f"{self.tile} examples at once; memory at most {peak}, limit {limit}")
         return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Products: the linear maps of a network, whose weights can be sliced to the channels that live."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,9 @@ from torch import Tensor, fx, nn
 from sdkernels.engine.graph import Graph
 
 _CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+# Elements of an unrolled weight, at most.
+LARGEST_UNROLLED = 2**25
+
 _CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -48,6 +52,16 @@ class Product:
         """Whether every output channel reads one input channel: output d reads d // (D / C)."""
         return self.groups > 1 and self.weight.shape[1] == 1
 
+    def rows(self, which: Tensor | slice, weight: Tensor | None = None) -> Tensor:
+        """The weights of some output channels."""
+        weight = self.weight if weight is None else weight
+        return weight[which] if isinstance(which, slice) else weight.index_select(0, which.to(weight.device))
+
+    def columns(self, which: Tensor | slice, weight: Tensor | None = None) -> Tensor:
+        """The weights of some input channels."""
+        weight = self.weight if weight is None else weight
+        return weight[:, which] if isinstance(which, slice) else weight.index_select(1, which.to(weight.device))
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The map with other weights of the same kernel: ``[N, C', ...]`` -> ``[N, D', ...]``."""
         if self.convolve is None:
@@ -56,6 +70,51 @@ class Product:
             x = F.pad(x, *self.pad)
         groups = x.shape[1] // weight.shape[1] if self.groups > 1 else 1
         return self.convolve(x, weight, bias, groups=groups, **dict(self.options))
+
+
+@dataclass(frozen=True)
+class Unrolled(Product):
+    r"""A convolution of maps so small that most of its kernel meets padding: one matrix over channels and positions.
+
+    Attributes:
+        weight: ``[D, S', C, S]``, S input and S' output positions.
+        output_shape: its positions.
+    """
+
+    output_shape: tuple[int, ...] = ()
+
+    @property
+    def inputs(self) -> int:
+        """C."""
+        return self.weight.shape[2]
+
+    def columns(self, which: Tensor | slice, weight: Tensor | None = None) -> Tensor:
+        """The weights of some input channels."""
+        weight = self.weight if weight is None else weight
+        return weight[:, :, which] if isinstance(which, slice) else weight.index_select(2, which.to(weight.device))
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The map with other weights: ``[N, C', ...]`` -> ``[N, D', ...]``."""
+        outputs, positions = weight.shape[:2]
+        matrix = weight.view(outputs * positions, weight.shape[2] * weight.shape[3])
+        repeated = None if bias is None else bias.repeat_interleave(positions)
+        return F.linear(x.flatten(1), matrix, repeated).view(len(x), outputs, *self.output_shape)
+
+
+def unroll(product: Product, shape: tuple[int, ...]) -> Product:
+    """The product as a matrix, where maps of ``shape`` [*S] are so small that this saves half of its arithmetic."""
+    positions, taps = math.prod(shape), math.prod(product.weight.shape[2:])
+    if product.convolve is None or product.groups > 1 or 2 * positions > taps:
+        return product
+    outputs, inputs = product.weight.shape[:2]
+    impulses = torch.eye(positions, dtype=product.weight.dtype, device=product.weight.device)
+    kernels = product.weight.reshape(outputs * inputs, 1, *product.weight.shape[2:])
+    answers = product(impulses.view(positions, 1, *shape), kernels, None)  # [S, D * C, ...]
+    output_shape = tuple(answers.shape[2:])
+    if math.prod(output_shape) * positions * outputs * inputs > LARGEST_UNROLLED:
+        return product
+    matrix = answers.view(positions, outputs, inputs, -1).permute(1, 3, 2, 0).contiguous()
+    return Unrolled(matrix, product.bias, product.convolve, output_shape=output_shape)
 
 
 def product_of(node: fx.Node, graph: Graph) -> Product | None:

@@ -7,7 +7,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sdkernels.engine.graph import Graph, is_site
-from sdkernels.engine.products import Product, fold_affine, is_plain, product_of
+from sdkernels.engine.products import Product, fold_affine, is_plain, product_of, unroll
 from sdkernels.engine.sites import Site
 
 Function = Callable[[Tensor], Tensor]
@@ -190,6 +190,10 @@ def learn(graph: Graph, sites: list[Site]) -> Knowledge:
         if node in graph.dependent:
             rule, dim = _rule(node, graph, sites, know)
             know.rules[node], know.dims[node] = rule, dim
+    for node, rule in know.rules.items():
+        if isinstance(rule, Linear):
+            product = unroll(rule.product, tuple(rule.source.meta["shape"][2:]))
+            know.rules[node] = replace(rule, product=product)
     return know
 
 

@@ -339,7 +339,7 @@ class _Rows:
         change = value.data - before
         result: Tensor = self._intact[rule.result].index_select(0, self._row)
         for (a, b), f in zip(runs, firsts, strict=True):
-            result[a:b] += product(change[a:b], product.weight[:, f : f + block], None)
+            result[a:b] += product(change[a:b], product.columns(slice(f, f + block)), None)
         return result
 
 

@@ -16,6 +16,7 @@ from sdkernels.engine.rules import learn
 from sdkernels.engine.scores import Scores
 from sdkernels.engine.singles import SinglesRun, find_folding
 from sdkernels.engine.sites import Site
+from sdkernels.engine.walk import Walk
 from sdkernels.ops import nested_linear, nested_linear_score
 
 # Permuted weights kept from tile to tile, in bytes; those of further curves are made again for each tile.
@@ -55,15 +56,15 @@ class TileRun:
         self._curves, self._alone = family.curves(), family.alone()
         self._configs_per_pass = configs_per_pass
         know = learn(graph, sites)
-        shared = graph.shared_values(probe)
-        intact = graph.values(shared, _identity, keep=[mark for mark in graph.sites if mark is not None])
-        like = next((intact[mark] for mark in graph.sites if mark is not None), intact[graph.output])
+        first_read = next((mark for mark in graph.sites if mark is not None), graph.output)
+        like = torch.empty(0, dtype=first_read.meta["dtype"], device=probe.device)
         self._curve_run = CurveRun(graph, know, values, like)
         self._tail = can_fuse(self._curve_run)
         self._singles = (
             SinglesRun(graph, know, values, self._alone, find_folding(graph, probe), like) if self._alone else None
         )
         self._plans: dict[int, CurvePlan] = {}
+        self._few = self._curve_run.plan(_few_points(self._curves[0])) if self._curves else None
         self._passes: dict[int, int] = {}  # units that share a pass, by site
         self._keep = (self._curve_run.keep if self._curves else frozenset()) | (
             self._singles.keep if self._singles else frozenset()
@@ -86,9 +87,9 @@ class TileRun:
                 self._score_fused(tile, prediction, curve, FusedTail(self._curve_run, self._tail, plan), scores)
                 advance(n * curve.points)
                 continue
-            for point, logits in self._curve_run.logits(plan, tile.values, n):
-                scores.add(curve.configurations[point : point + 1], logits[None], tile.labels, prediction)
-                advance(n)
+            for points, logits in Walk(self._curve_run, plan, tile.values, n).logits(self._together(n)):
+                scores.add(curve.configurations[points], logits, tile.labels, prediction)
+                advance(n * len(points))
         for configurations, logits in self._single_logits(self._alone, tile.values, n):
             scores.add(configurations, logits, tile.labels, prediction)
             advance(n * len(configurations))
@@ -96,16 +97,14 @@ class TileRun:
     def some_logits(self, inputs: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
         """A few configurations of every kind and their logits [N, L], to be checked against the model itself."""
         tile = self.intact(inputs, labels, _identity)
-        for curve in self._curves[:1] + self._curves[1:][-1:]:
-            few = _few_points(curve)
+        if (few := self._few) is not None:
             if self._tail is not None:
-                fused = FusedTail(self._curve_run, self._tail, self._curve_run.plan(few))
-                arguments, options = fused.arguments(tile.values, slice(None))
-                for point, logits in enumerate(nested_linear(*arguments, **options)):
-                    yield int(few.configurations[point]), logits.t()
-                continue
-            for point, logits in self._curve_run.logits(self._curve_run.plan(few), tile.values, len(labels)):
-                yield int(few.configurations[point]), logits
+                arguments, options = FusedTail(self._curve_run, self._tail, few).arguments(tile.values, slice(None))
+                logits = nested_linear(*arguments, **options).transpose(1, 2)
+                yield from zip(few.curve.configurations.tolist(), logits, strict=True)
+            else:
+                for points, logits in Walk(self._curve_run, few, tile.values, len(labels)).logits(2):
+                    yield from zip(few.curve.configurations[points].tolist(), logits, strict=True)
         for configurations, logits in self._single_logits(_few_units(self._alone), tile.values, len(labels)):
             yield from zip(configurations.tolist(), logits, strict=True)
 
@@ -115,12 +114,9 @@ class TileRun:
 
         def work(examples: int) -> None:
             tile = self.intact(probe[:examples].clone(), labels[:examples], _identity)
-            for curve in self._curves[:1]:
-                few = _few_points(curve)
-                plan = self._curve_run.plan(few)
-                if self._tail is None:
-                    for _ in self._curve_run.logits(plan, tile.values, examples):
-                        pass
+            if self._few is not None and self._tail is None:
+                for _ in Walk(self._curve_run, self._few, tile.values, examples).logits(1):
+                    pass
             for group in _few_units(self._alone, self._passes):
                 for _ in self._single_logits([group], tile.values, examples):
                     pass
@@ -138,8 +134,11 @@ class TileRun:
         elif self._configs_per_pass is not None:
             self._passes = {group.site: self._configs_per_pass for group in self._alone}
             budget = find_budget(work, len(probe), limit)
-        kept = sum(self._curve_run.plan(c).bytes for c in self._curves[:1]) * len(self._curves)
-        return Budget(budget.fixed + min(kept, PERMUTED_WEIGHTS), budget.by_example, limit)
+        together = 0.0
+        if self._few is not None and self._tail is None:
+            together = min(self._space(probe.device), limit / 8)
+        kept = 0 if self._few is None else self._few.bytes * len(self._curves)
+        return Budget(budget.fixed + together + min(kept, PERMUTED_WEIGHTS), budget.by_example, limit)
 
     def plan(self, tile: int, budget: Budget) -> Plan:
         """What was done; call it after the last tile."""
@@ -157,6 +156,15 @@ class TileRun:
             notes.append(f"absent already: {absent:.1%} of the pairs of unit and example")
         rows = work.rows(self.family.configurations)
         return Plan(rows, self.family.configurations, tuple(notes), tile, budget.peak(tile), budget.limit)
+
+    def _together(self, examples: int) -> int:
+        """How many points of a curve are run side by side: few examples alone would not fill the processor."""
+        device = self._curve_run.values[0].device
+        return max(1, int(self._space(device) / (examples * self._curve_run.row_bytes)))
+
+    @staticmethod
+    def _space(device: torch.device) -> int:
+        return WORKING_SET.get(device.type, WORKING_SET["cpu"])
 
     def _plan(self, index: int) -> CurvePlan:
         if index in self._plans:

@@ -10,6 +10,7 @@ from sdkernels.ops.perturb import pack_mask, perturb
 from sdkernels.ops.random_stream import random_stream
 from sdkernels.ops.rank_one import rank_one
 from sdkernels.ops.score import Score, score
+from sdkernels.ops.winograd import winograd_input, winograd_output, winograd_weight
 
 __all__ = [
     "ClassMoments",
@@ -22,4 +23,7 @@ __all__ = [
     "random_stream",
     "rank_one",
     "score",
+    "winograd_input",
+    "winograd_output",
+    "winograd_weight",
 ]

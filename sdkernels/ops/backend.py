@@ -7,9 +7,11 @@ backend   what it is
 ========= ==========================================================================
 reference pure torch, any device: the specification of every op
 native    ``sdkernels._C``: C++ for CPU tensors; CUDA C++ for CUDA tensors, some ops
-triton    Triton kernels for CUDA tensors, every op; for CPU tensors only in Triton's
+triton    Triton kernels for CUDA tensors; for CPU tensors only in Triton's
           interpreter (``TRITON_INTERPRET=1``), to test them
 ========= ==========================================================================
+
+An op for CPUs alone (``winograd_input``, ``winograd_output``) has no Triton version: its reference runs on a GPU.
 """
 
 import importlib
@@ -28,6 +30,9 @@ BACKENDS = ("reference", "native", "triton")
 # What runs when nobody asks.
 DEFAULT_BACKEND = {"cpu": "native", "cuda": "triton"}
 
+# The backends of every op; `dispatcher` fills it in.
+OFFERED: dict[str, tuple[str, ...]] = {}
+
 BUILD_HINT = (
     "build it with `python -m pip install .` (needs g++), or set SDKERNELS_BACKEND=reference to run pure torch, slower"
 )
@@ -40,6 +45,8 @@ TRITON_HINT = (
 def choose_backend(device: torch.device, op: str | None = None) -> str:
     """The backend of ``op`` for tensors on ``device``: ``SDKERNELS_BACKEND`` if set, else the device's default.
 
+    An op without the default runs its reference.
+
     Raises:
         ValueError: ``SDKERNELS_BACKEND`` names no backend.
         RuntimeError: the backend cannot run this op on this device, or was not built.
@@ -48,6 +55,10 @@ def choose_backend(device: torch.device, op: str | None = None) -> str:
     if asked is not None and asked not in BACKENDS:
         raise ValueError(f"SDKERNELS_BACKEND={asked!r} is no backend; choose one of {', '.join(BACKENDS)}")
     backend = asked or DEFAULT_BACKEND.get(device.type, "reference")
+    if op is not None and backend not in OFFERED.get(op, BACKENDS):
+        if asked is not None:
+            raise RuntimeError(f"SDKERNELS_BACKEND={asked}: {op} has no {asked} version; unset it to use the default")
+        backend = "reference"
     if backend == "native":
         library = native_library()
         if device.type not in ("cpu", "cuda"):
@@ -76,6 +87,7 @@ def dispatcher(
     op: str, implementations: Mapping[str, Callable[..., Any]], check: Callable[..., None]
 ) -> Callable[..., Any]:
     """A function that checks its arguments and runs the backend for the first one's device."""
+    OFFERED[op] = tuple(implementations)
 
     def dispatch(first: Tensor, *others: Any) -> Any:
         check(first, *others)

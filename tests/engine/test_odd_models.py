@@ -302,7 +302,7 @@ def test_units_after_a_convolution_in_one_dimension(data):
         .eval()
     )
     assert sd.cumulative_ablation(model, ["1", "2"], data).unit_counts == (4, 4)
-    with pytest.raises(ValueError, match=r"layer '3' gives .*\[16, 4, 2\] in a model with 1-d convolutions.*unit_dim"):
+    with pytest.raises(ValueError, match=r"layer '3' gives .*\[8, 4, 2\] in a model with 1-d convolutions.*unit_dim"):
         sd.cumulative_ablation(model, "3", data)
     assert sd.cumulative_ablation(model, "3", data, unit_dim={"3": 1}).unit_counts == (4,)
     assert sd.cumulative_ablation(model, "3", data, unit_dim=-1).unit_counts == (2,)
