@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -30,6 +31,32 @@ SDKERNELS_INLINE void hold([[maybe_unused]] Vector& x) {
 #if defined(__x86_64__)
   asm("" : "+v"(x));
 #endif
+}
+
+template <typename W>
+SDKERNELS_INLINE typename Lane<W>::Vector loaded(const W* from) {
+  typename Lane<W>::Vector x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+
+// The first numbers of a vector, zeros behind.
+template <typename W>
+SDKERNELS_INLINE typename Lane<W>::Vector loaded(const W* from, int64_t count) {
+  W x[Lane<W>::kWidth] = {};
+  for (int64_t i = 0; i < count; ++i) x[i] = from[i];
+  return loaded(x);
+}
+
+template <typename W>
+SDKERNELS_INLINE void store(const typename Lane<W>::Vector& x, W* to) {
+  std::memcpy(to, &x, sizeof x);
+}
+
+// The first numbers of a vector.
+template <typename W>
+SDKERNELS_INLINE void store(const typename Lane<W>::Vector& x, W* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = x[i];
 }
 
 // Zeros from a vector's boundary on; empty where nothing is asked for.

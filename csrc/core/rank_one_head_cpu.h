@@ -74,21 +74,6 @@ SDKERNELS_INLINE void sum_lanes(const typename Lane<W>::Vector (&x)[Count], W* o
   }
 }
 
-template <typename W>
-SDKERNELS_INLINE typename Lane<W>::Vector loaded(const W* from) {
-  typename Lane<W>::Vector x;
-  std::memcpy(&x, from, sizeof x);
-  return x;
-}
-
-// The first numbers of a vector, zeros behind.
-template <typename W>
-SDKERNELS_INLINE typename Lane<W>::Vector loaded(const W* from, int64_t count) {
-  W x[Lane<W>::kWidth] = {};
-  for (int64_t i = 0; i < count; ++i) x[i] = from[i];
-  return loaded(x);
-}
-
 // A group of classes of kTogether rows: out[row][class], without bias.
 template <Hidden Kind, bool Affine, bool Relu, int Group, typename W>
 SDKERNELS_INLINE void sum_group(const HeadProblem<W>& p, const Row<W>* rows, const W* head, W* hidden, W* out) {
