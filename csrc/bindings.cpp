@@ -200,6 +200,39 @@ int rank_one_head(Address a,                 // [N, C]
   return sdkernels::rank_one_head(p, threads);
 }
 
+int winograd_input(Address x,           // [N, H, W, C]
+                   Address out,         // [36, T, C]
+                   const Sizes& sizes,  // N, H, W, C
+                   const Sizes& x_stride, bool relu, int dtype, int threads) {
+  sdkernels::WinogradInput p{};
+  p.x = pointer<const void>(x);
+  p.out = pointer<void>(out);
+  p.examples = sizes[0], p.height = sizes[1], p.width = sizes[2], p.units = sizes[3];
+  p.x_n = x_stride[0], p.x_h = x_stride[1], p.x_w = x_stride[2];
+  p.relu = relu;
+  p.dtype = dtype;
+  return sdkernels::winograd_input(p, threads);
+}
+
+int winograd_output(Address m,           // [36, T, D]
+                    Address bias,        // [D] or 0
+                    Address add,         // [N, H, W, D] or 0
+                    Address y,           // [N, H, W, D]
+                    const Sizes& sizes,  // N, H, W, D
+                    const Sizes& m_stride, const Sizes& add_stride, bool relu, int dtype, int threads) {
+  sdkernels::WinogradOutput p{};
+  p.m = pointer<const void>(m);
+  p.bias = pointer<const void>(bias);
+  p.add = pointer<const void>(add);
+  p.y = pointer<void>(y);
+  p.examples = sizes[0], p.height = sizes[1], p.width = sizes[2], p.units = sizes[3];
+  p.m_i = m_stride[0], p.m_t = m_stride[1];
+  p.add_n = add_stride[0], p.add_h = add_stride[1], p.add_w = add_stride[2];
+  p.relu = relu;
+  p.dtype = dtype;
+  return sdkernels::winograd_output(p, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -213,6 +246,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("rank_one", &rank_one, released);
   m.def("rank_one_head", &rank_one_head, released);
   m.def("score", &score, released);
+  m.def("winograd_input", &winograd_input, released);
+  m.def("winograd_output", &winograd_output, released);
   m.def("cpu_level", &sdkernels::cpu_level, "The level of x86-64 that kernels run at: 1, 3 or 4.");
   m.def("use_cpu_level", &sdkernels::use_cpu_level, "Asks for a level, 0 for the highest; False if there is no such.");
 #ifdef SDKERNELS_CUDA

@@ -70,4 +70,8 @@ int rank_one_head(const RankOneHead& p, int threads) { return sums().rank_one_he
 
 int score(const Logits& logits, const ScoreTask& task, int threads) { return sums().score(logits, task, threads); }
 
+int winograd_input(const WinogradInput& p, int threads) { return sums().winograd_input(p, threads); }
+
+int winograd_output(const WinogradOutput& p, int threads) { return sums().winograd_output(p, threads); }
+
 }  // namespace sdkernels

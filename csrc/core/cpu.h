@@ -8,6 +8,7 @@
 #include "rank_one.h"
 #include "rank_one_head.h"
 #include "score.h"
+#include "winograd.h"
 
 namespace sdkernels {
 
@@ -25,6 +26,8 @@ struct SumKernels {
   decltype(&sdkernels::nested_linear) nested_linear;
   decltype(&sdkernels::rank_one_head) rank_one_head;
   decltype(&sdkernels::score) score;
+  decltype(&sdkernels::winograd_input) winograd_input;
+  decltype(&sdkernels::winograd_output) winograd_output;
 };
 
 namespace v1 {

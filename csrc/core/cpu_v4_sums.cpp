@@ -7,8 +7,10 @@
 #include "nested_linear_cpu.h"
 #include "rank_one_head_cpu.h"
 #include "score_cpu.h"
+#include "winograd_cpu.h"
 
 namespace sdkernels::v4 {
-const SumKernels kSums{&class_histogram, &class_moments, &nested_linear, &rank_one_head, &score};
+const SumKernels kSums{&class_histogram, &class_moments,  &nested_linear,  &rank_one_head,
+                       &score,           &winograd_input, &winograd_output};
 }  // namespace sdkernels::v4
 #endif

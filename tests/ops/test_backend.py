@@ -5,14 +5,24 @@ import importlib.util
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from sdkernels.ops.backend import BACKENDS, choose_backend, native_function, native_library
+from sdkernels.ops.backend import BACKENDS, OFFERED, choose_backend, native_function, native_library
 from tests.ops.backends import CORE
-from tests.ops.test_registered_ops import CASES, IMPLEMENTED_WITH
+from tests.ops.test_registered_ops import CASES
 
+# Where an op's backends are, if not in IMPLEMENTATIONS of a module of its name.
+IMPLEMENTED_IN = {
+    "nested_linear_score": ("nested_linear", "SCORE_IMPLEMENTATIONS"),
+    "perturb_into": ("perturb", "IMPLEMENTATIONS"),
+    "rank_one_head": ("rank_one", "HEAD_IMPLEMENTATIONS"),
+    "winograd_input": ("winograd", "INPUT_IMPLEMENTATIONS"),
+    "winograd_output": ("winograd", "OUTPUT_IMPLEMENTATIONS"),
+}
+CPU_ONLY = ["winograd_input", "winograd_output"]
 CPU, GPU, OTHER = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
 
 
@@ -99,12 +109,17 @@ def test_triton_runs_on_the_cpu_in_its_interpreter_only(monkeypatch, triton_is_t
     assert choose_backend(CPU) == "triton"
 
 
+def implementations_of(op: str) -> dict[str, Any]:
+    """An op's backends, where its module keeps them."""
+    module, name = IMPLEMENTED_IN.get(op, (op, "IMPLEMENTATIONS"))
+    return getattr(importlib.import_module(f"sdkernels.ops.{module}"), name)
+
+
 @pytest.mark.parametrize("chosen", BACKENDS)
 @pytest.mark.parametrize("op", list(CASES))
 def test_the_chosen_one_runs_and_no_other(monkeypatch, triton_is_there, op, chosen):
-    module = importlib.import_module(f"sdkernels.ops.{IMPLEMENTED_WITH.get(op, op)}")
-    implementations = module.SCORE_IMPLEMENTATIONS if op == "nested_linear_score" else module.IMPLEMENTATIONS
-    assert tuple(implementations) == BACKENDS
+    implementations = implementations_of(op)
+    assert tuple(implementations) == (BACKENDS[:2] if op in CPU_ONLY else BACKENDS)
 
     class RanError(Exception):
         pass
@@ -114,10 +129,24 @@ def test_the_chosen_one_runs_and_no_other(monkeypatch, triton_is_there, op, chos
 
     monkeypatch.setenv("SDKERNELS_BACKEND", chosen)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setitem(implementations, chosen, run)
     (arguments, *_) = CASES[op].values()
+    if chosen not in implementations:
+        with pytest.raises(RuntimeError, match=f"SDKERNELS_BACKEND=triton: {op} has no triton version; unset it"):
+            getattr(torch.ops.sdkernels, op)(*arguments())
+        return
+    monkeypatch.setitem(implementations, chosen, run)
     with pytest.raises(RanError):
         getattr(torch.ops.sdkernels, op)(*arguments())
+
+
+@pytest.mark.parametrize("op", CPU_ONLY)
+def test_an_op_without_a_triton_version_runs_its_reference_on_a_gpu(monkeypatch, triton_is_not, op):
+    assert OFFERED[op] == ("reference", "native")
+    assert choose_backend(GPU, op) == "reference"
+    assert choose_backend(CPU, op) == "native"
+    monkeypatch.setenv("SDKERNELS_BACKEND", "triton")
+    with pytest.raises(RuntimeError, match=f"{op} has no triton version; unset it to use the default"):
+        choose_backend(GPU, op)
 
 
 @pytest.mark.parametrize("op", list(CASES))

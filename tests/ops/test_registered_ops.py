@@ -55,6 +55,11 @@ def histogram_arguments() -> list[Any]:
     return [numbers((6, 5, 3, 2)), integers(0, 2, [6]), edges, torch.zeros(2, 5, 5, dtype=torch.int64), 1]
 
 
+def winograd_output_arguments(everything: bool) -> list[Any]:
+    bias, add = (numbers([3], seed=1), numbers((2, 3, 5, 7), seed=2)) if everything else (None, None)
+    return [numbers((36, 8, 3)), bias, 5, 7, everything, add]
+
+
 LOGITS, LABELS, PREDICTION = numbers((2, 7, 4)), integers(0, 4, [7]), integers(0, 4, [7], 1)
 
 # An op's name: where it is, and its cases by name; a case's floats before ``accumulators`` may lie in any layout.
@@ -88,6 +93,11 @@ CASES: dict[str, dict[str, Callable[[], list[Any]]]] = {
     "rank_one_head": {
         "plain": lambda: rank_one_head_arguments(False),
         "everything": lambda: rank_one_head_arguments(True),
+    },
+    "winograd_input": {"plain": lambda: [numbers((2, 3, 5, 7)), False], "relu": lambda: [numbers((2, 3, 5, 7)), True]},
+    "winograd_output": {
+        "plain": lambda: winograd_output_arguments(False),
+        "everything": lambda: winograd_output_arguments(True),
     },
 }
 IMPLEMENTED_WITH = {"perturb_into": "perturb", "nested_linear_score": "nested_linear"}
@@ -200,7 +210,13 @@ def heading(x: Tensor) -> Tensor:
     return ops.rank_one(x[:, :3, 0, 1], weight, a, units, relu=True, head=head, intact=intact) * 2
 
 
-FUNCTIONS = [perturbing, streaming, summing, counting, scoring, nesting, changing, heading]
+def convolving(x: Tensor) -> Tensor:
+    weight = torch.ones(6, 5, 3, 3, device=x.device)
+    m = ops.winograd_input(x * 2, relu=True) @ ops.winograd_weight(weight)
+    return ops.winograd_output(m, x.new_ones(6), 3, 2, relu=True, add=x.new_ones(4, 6, 3, 2)) * 2
+
+
+FUNCTIONS = [perturbing, streaming, summing, counting, scoring, nesting, changing, heading, convolving]
 
 
 def compiles_whole(function: Callable[[Tensor], Any], device: str) -> None:

@@ -29,6 +29,14 @@ def of_sums(dtype: torch.dtype) -> float:
     return 0.6 * torch.finfo(dtype).eps
 
 
+def winograd_of(dtype: torch.dtype) -> float:
+    """Of a 3x3 convolution by Winograd's F(4x4, 3x3), relative to the greatest output.
+
+    The transforms back and forth multiply what is rounded between them by some dozens, and cancel it again.
+    """
+    return 1e-12 if dtype == torch.float64 else 100 * torch.finfo(dtype).eps
+
+
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree in shape, dtype and every bit; wherever they are, however they lie."""
     if a.shape != b.shape or a.dtype != b.dtype:

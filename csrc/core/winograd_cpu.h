@@ -1,0 +1,154 @@
+// Lanes are units. A tile's 6x6 or 4x4 numbers of a vector of units are transformed down the columns, then along the
+// rows. No lane knows of another, so a result depends on neither threads nor on how many units there are.
+#pragma once
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "dtype.h"
+#include "lane_cpu.h"
+#include "level.h"
+#include "winograd.h"
+
+namespace sdkernels::SDKERNELS_LEVEL {
+namespace {
+
+constexpr int64_t kTileSide = 4, kPatchSide = 6;
+// The points 0, a, -a, b, -b, infinity; all that is made of them here is exact in float32.
+constexpr double kA = 0.625, kB = 1.5, kA2 = kA * kA, kB2 = kB * kB;
+
+// Sums are written so that a compiler which fuses has one way to do it: all that is made of this has the same bits.
+// B^T d
+template <typename W, typename Vector = typename Lane<W>::Vector>
+SDKERNELS_INLINE void transform_in(const Vector (&d)[6], Vector (&v)[6]) {
+  const Vector even_a = d[4] - W(kB2) * d[2], odd_a = d[3] - W(kB2) * d[1];
+  const Vector even_b = d[4] - W(kA2) * d[2], odd_b = d[3] - W(kA2) * d[1];
+  v[0] = (d[4] - W(kA2 + kB2) * d[2]) + W(kA2 * kB2) * d[0];
+  v[1] = even_a + W(kA) * odd_a;
+  v[2] = even_a - W(kA) * odd_a;
+  v[3] = even_b + W(kB) * odd_b;
+  v[4] = even_b - W(kB) * odd_b;
+  v[5] = (d[5] - W(kA2 + kB2) * d[3]) + W(kA2 * kB2) * d[1];
+}
+
+// A^T m
+template <typename W, typename Vector = typename Lane<W>::Vector>
+SDKERNELS_INLINE void transform_out(const Vector (&m)[6], Vector (&y)[4]) {
+  const Vector even_a = m[1] + m[2], odd_a = m[1] - m[2];
+  const Vector even_b = m[3] + m[4], odd_b = m[3] - m[4];
+  Vector first = W(kA) * odd_a, second = W(kA2) * even_a;
+  hold(first);
+  hold(second);
+  y[0] = (m[0] + even_a) + even_b;
+  y[1] = first + W(kB) * odd_b;
+  y[2] = second + W(kB2) * even_b;
+  y[3] = (m[5] + W(kA2 * kA) * odd_a) + W(kB2 * kB) * odd_b;
+}
+
+// f(c) for whole vectors of units, the last of them moved back so that it ends with the last unit; with fewer units
+// than a vector has, f(0, how many).
+template <typename W, typename F>
+SDKERNELS_INLINE void over_units(int64_t units, F f) {
+  constexpr int64_t kWidth = Lane<W>::kWidth;
+  if (units < kWidth) return f(int64_t(0), units);
+  for (int64_t c = 0; c < units; c += kWidth) f(std::min(c, units - kWidth));
+}
+
+// f(t, n, h, w) for every tile and where it begins.
+template <typename F>
+SDKERNELS_INLINE void over_tiles(int64_t examples, int64_t height, int64_t width, [[maybe_unused]] int64_t units,
+                                 [[maybe_unused]] int threads, F f) {
+  const int64_t down = (height + kTileSide - 1) / kTileSide, across = (width + kTileSide - 1) / kTileSide;
+  const int64_t tiles = examples * down * across;
+  [[maybe_unused]] const bool parallel = tiles > 1 && tiles * 36 * units > kElementsWorthAThread;
+#pragma omp parallel for num_threads(threads) if (parallel) schedule(static)
+  for (int64_t t = 0; t < tiles; ++t) f(t, t / (down * across), t / across % down * kTileSide, t % across * kTileSide);
+}
+
+template <bool Relu, typename T>
+void run_input(const WinogradInput& p, int threads) {
+  using Vector = typename Lane<T>::Vector;
+  const int64_t down = (p.height + kTileSide - 1) / kTileSide, across = (p.width + kTileSide - 1) / kTileSide;
+  const int64_t step = p.examples * down * across * p.units;
+  AlignedZeros<T> zeros(p.units);
+  const T* outside = zeros.data();
+  over_tiles(p.examples, p.height, p.width, p.units, threads, [&](int64_t t, int64_t n, int64_t h, int64_t w) {
+    const T* from[6][6];
+    for (int64_t i = 0; i < 6; ++i)
+      for (int64_t j = 0; j < 6; ++j) {
+        const int64_t row = h + i - 1, column = w + j - 1;
+        const bool inside = row >= 0 && row < p.height && column >= 0 && column < p.width;
+        from[i][j] = inside ? static_cast<const T*>(p.x) + n * p.x_n + row * p.x_h + column * p.x_w : outside;
+      }
+    T* out = static_cast<T*>(p.out) + t * p.units;
+    over_units<T>(p.units, [&](int64_t c, auto... count) __attribute__((always_inline)) {
+      Vector patch[6][6], line[6], result[6];
+      for (int64_t j = 0; j < 6; ++j) {
+        for (int64_t i = 0; i < 6; ++i) line[i] = rectified<Relu>(loaded(from[i][j] + c, count...));
+        transform_in<T>(line, result);
+        for (int64_t i = 0; i < 6; ++i) patch[i][j] = result[i];
+      }
+      for (int64_t i = 0; i < 6; ++i) {
+        transform_in<T>(patch[i], result);
+        for (int64_t j = 0; j < 6; ++j) store(result[j], out + (6 * i + j) * step + c, count...);
+      }
+    });
+  });
+}
+
+template <bool Relu, bool Add, typename T>
+void run_output(const WinogradOutput& p, int threads) {
+  using Vector = typename Lane<T>::Vector;
+  const T* bias = static_cast<const T*>(p.bias);
+  over_tiles(p.examples, p.height, p.width, p.units, threads, [&](int64_t t, int64_t n, int64_t h, int64_t w) {
+    const T* m = static_cast<const T*>(p.m) + t * p.m_t;
+    const int64_t rows = std::min(kTileSide, p.height - h), columns = std::min(kTileSide, p.width - w);
+    T* y = static_cast<T*>(p.y) + ((n * p.height + h) * p.width + w) * p.units;
+    const T* add = Add ? static_cast<const T*>(p.add) + n * p.add_n + h * p.add_h + w * p.add_w : nullptr;
+    over_units<T>(p.units, [&](int64_t d, auto... count) __attribute__((always_inline)) {
+      Vector half[4][6], line[6], result[4];
+      for (int64_t j = 0; j < 6; ++j) {
+        for (int64_t i = 0; i < 6; ++i) line[i] = loaded(m + (6 * i + j) * p.m_i + d, count...);
+        transform_out<T>(line, result);
+        for (int64_t i = 0; i < 4; ++i) half[i][j] = result[i];
+      }
+      const Vector shift = bias ? loaded(bias + d, count...) : Vector{};
+      for (int64_t i = 0; i < rows; ++i) {
+        transform_out<T>(half[i], result);
+        for (int64_t j = 0; j < columns; ++j) {
+          Vector sum = result[j] + shift;
+          if constexpr (Add) sum += loaded(add + i * p.add_h + j * p.add_w + d, count...);
+          store(rectified<Relu>(sum), y + (i * p.width + j) * p.units + d, count...);
+        }
+      }
+    });
+  });
+}
+
+// f with a value of the type that a code names, of float64 and float32.
+template <typename F>
+int with_float(int code, F f) {
+  return with_dtype(code, [&](auto zero) {
+    if constexpr (std::is_floating_point_v<decltype(zero)>) return f(zero), int(kOk);
+    return int(kUnsupportedDType);
+  });
+}
+
+}  // namespace
+
+int winograd_input(const WinogradInput& p, int threads) {
+  return with_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    p.relu ? run_input<true, T>(p, threads) : run_input<false, T>(p, threads);
+  });
+}
+
+int winograd_output(const WinogradOutput& p, int threads) {
+  return with_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if (p.add) return p.relu ? run_output<true, true, T>(p, threads) : run_output<false, true, T>(p, threads);
+    p.relu ? run_output<true, false, T>(p, threads) : run_output<false, false, T>(p, threads);
+  });
+}
+
+}  // namespace sdkernels::SDKERNELS_LEVEL
