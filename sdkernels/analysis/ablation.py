@@ -40,6 +40,7 @@ def cumulative_ablation(
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
+    select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     configs_per_batch: int | Literal["auto"] = "auto",
     memory_fraction: float = 0.5,
@@ -73,9 +74,13 @@ def cumulative_ablation(
         method: ``"auto"``, or ``"loop"``: one whole forward pass a configuration and batch, to check any result.
         precision: ``"float32"`` or ``"float64"`` runs a converted copy of the model; None the model as it is.
         unit_dim: the units' dimension, for every layer or by layer.
+        select: which part of a tuple holds the units, of layers that give one, for every such layer or by layer: 0 for
+            the output of an ``nn.LSTM``.
         batch_size: examples a batch where ``data`` is no ``DataLoader``.
-        configs_per_batch: how many configurations a forward pass holds where the engine runs the network below the
-            first layer as it stands (captum's ``perturbations_per_eval``). ``"auto"`` is 1: on a CPU more is no gain.
+        configs_per_batch: how many single units share a forward pass (captum's ``perturbations_per_eval``); ``"auto"``
+            goes by the memory that they take. Nested configurations have shapes of their own, and ask nobody.
+        memory_fraction: the part of the device's memory, or of the machine's on a CPU, that tensors may take beyond the
+            model and the data. ``curve.plan`` says how much it is.
         show_progress: a tqdm bar over examples x configurations.
 
     Returns:
@@ -116,6 +121,7 @@ def cumulative_ablation(
         method=method,
         precision=precision,
         unit_dim=unit_dim,
+        select=select,
         batch_size=batch_size,
         configs_per_batch=configs_per_batch,
         memory_fraction=memory_fraction,
@@ -139,6 +145,7 @@ def unit_importance(
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
+    select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     configs_per_batch: int | Literal["auto"] = "auto",
     memory_fraction: float = 0.5,
@@ -157,7 +164,7 @@ def unit_importance(
         model, layers, data: as for :func:`sdkernels.cumulative_ablation`.
         value, baselines, value_data: what a clamped unit becomes; as there.
         metrics: as there. ``"class_accuracy"`` gives an importance a unit and class.
-        method, precision, unit_dim, batch_size, configs_per_batch, memory_fraction, show_progress: as
+        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as
             there.
 
     Returns:
@@ -189,6 +196,7 @@ def unit_importance(
         method=method,
         precision=precision,
         unit_dim=unit_dim,
+        select=select,
         batch_size=batch_size,
         configs_per_batch=configs_per_batch,
         memory_fraction=memory_fraction,
@@ -211,6 +219,7 @@ def ablate(
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
+    select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     configs_per_batch: int | Literal["auto"] = "auto",
     memory_fraction: float = 0.5,
@@ -229,7 +238,7 @@ def ablate(
             where a unit is ablated.
         value, baselines, value_data: what a clamped unit becomes; as there.
         metrics: as there.
-        method, precision, unit_dim, batch_size, configs_per_batch, memory_fraction, show_progress: as
+        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as
             there.
 
     Returns:
@@ -260,6 +269,7 @@ def ablate(
         method=method,
         precision=precision,
         unit_dim=unit_dim,
+        select=select,
         batch_size=batch_size,
         configs_per_batch=configs_per_batch,
         memory_fraction=memory_fraction,

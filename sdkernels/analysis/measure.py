@@ -37,6 +37,7 @@ class Options:
     method: str
     precision: str | None
     unit_dim: int | Mapping[str, int] | None
+    select: int | Mapping[str, int] | None
     batch_size: int
     configs_per_batch: int | str
     memory_fraction: float
@@ -107,7 +108,7 @@ def measure(
             data, batch_size=options.batch_size, device=device, dtype=dtype if options.precision else None
         )
         probe = batches.first()[0][:PROBE_EXAMPLES]
-        sites, logits = find_sites(model, layers, probe, options.unit_dim)
+        sites, logits = find_sites(model, layers, probe, options.unit_dim, options.select)
         metrics = check_metrics(options.metrics, logits.shape[1])
         family = make_family(tuple(site.units for site in sites))
         averaged = batches if options.value_data is None else batches.of(options.value_data)

@@ -98,7 +98,7 @@ def _prepare(job: Job, probe: Tensor, logits: Tensor, configs_per_batch: int | N
     tiles = TileRun(graph, job.sites, job.family, job.values, probe, configs_per_batch)
     inputs = probe[:CHECKED_EXAMPLES]
     labels = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
-    calls = [(site.module, site.call, site.unit_dim) for site in job.sites]
+    calls = [(site.module, site.call, site.unit_dim, site.select) for site in job.sites]
     for configuration, logits in tiles.some_logits(inputs, labels):
         masks = [mask[0] for mask in job.family.ablated(slice(configuration, configuration + 1))]
         expected = ablated_logits(job.model, calls, inputs, masks, job.values)
@@ -178,7 +178,7 @@ def _run_loop(job: Job, reason: str) -> Outcome:
 
     intact, sums = run_loop(
         job.model,
-        [(site.module, site.call, site.unit_dim) for site in job.sites],
+        [(site.module, site.call, site.unit_dim, site.select) for site in job.sites],
         job.batches,
         job.family.ablated(slice(None)),
         job.values,

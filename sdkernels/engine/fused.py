@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,9 @@ from torch import Tensor, fx
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.graph import Values
 from sdkernels.engine.rules import Each, Flatten, Knowledge, Linear, Mark, Same
+from sdkernels.ops import nested_linear, nested_linear_score
 from sdkernels.ops.backend import choose_backend
-
-# Logits of one call, in bytes: what stays in a processor's cache, and what keeps a GPU busy.
-WORKING_SET = {"cpu": 16 * 2**20, "cuda": 2**30}
+from sdkernels.ops.score import Score
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,27 @@ class FusedTail:
         self._living_in = torch.tensor(plan.inputs[first].counts)
         self._living_out = torch.tensor(plan.inputs[last].counts)
         self._weight, self._head = plan.weights[first].contiguous(), plan.weights[last].contiguous()
-        clamped = [_sent(run, run.know.sources(first)[0]), _sent(run, run.know.sources(last)[0])]
-        self._bias = _with_clamped(self._weight, plan.biases[first], clamped[0], self._units, self._living_in)
+        sent = [_sent(run, run.know.sources(first)[0]), _sent(run, run.know.sources(last)[0])]
+        self._bias = _with_clamped(self._weight, plan.biases[first], sent[0], self._units, self._living_in)
         order = plan.inputs[last].order.to(device)
-        self._head_bias = _with_clamped(self._head, plan.biases[last], clamped[1], order, self._living_out)
+        self._head_bias = _with_clamped(self._head, plan.biases[last], sent[1], order, self._living_out)
 
-    def arguments(self, intact: Values, examples: slice) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        """What :func:`~sdkernels.ops.nested_linear` and its score take for a run of examples."""
+    def logits(self, intact: Values, examples: slice) -> Tensor:
+        """[T, n, L] of a run of examples."""
+        arguments, head = self._arguments(intact, examples)
+        return nested_linear(*arguments, head=head[0], head_bias=head[1]).transpose(1, 2)
+
+    def score(self, intact: Values, examples: slice, labels: Tensor, options: dict[str, Any]) -> Score:
+        """Their scores, with the options of :func:`~sdkernels.ops.nested_linear_score`."""
+        arguments, head = self._arguments(intact, examples)
+        return nested_linear_score(*arguments, labels, head=head[0], head_bias=head[1], **options)
+
+    def _arguments(
+        self, intact: Values, examples: slice
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
         a: Tensor = intact[self._source][examples]
         counts = (self._living_in, self._living_out)
-        return (a, self._units, self._weight, self._bias, *counts), {"head": self._head, "head_bias": self._head_bias}
-
-    @property
-    def points(self) -> int:
-        """T."""
-        return len(self._living_in)
+        return (a, self._units, self._weight, self._bias, *counts), (self._head, self._head_bias)
 
 
 def can_fuse(run: CurveRun) -> Tail | None:
@@ -93,6 +99,26 @@ def can_fuse(run: CurveRun) -> Tail | None:
     return tail
 
 
+def find_update(know: Knowledge, below: Sequence[fx.Node], output: fx.Node) -> tuple[fx.Node, fx.Node | None] | None:
+    """The Linear that reads a site's single units, and the one behind a ReLU that gives the logits, or None if the
+    first gives them; None if ``below``, the nodes that the units reach, are anything else.
+    """
+    first = next((n for n in below if isinstance(know.rules[n], Linear)), None)
+    if first is None or below[-1] is not output or not _is_matrix(know, first) or know.dims[below[0]] != 1:
+        return None
+    if any(know.sources(node) != [before] for before, node in pairwise(below)):
+        return None
+    if not all(isinstance(know.rules[n], (Mark, Each, Same)) for n in below[: below.index(first)]):
+        return None
+    after = [n for n in below[below.index(first) + 1 :] if not isinstance(know.rules[n], (Mark, Same))]
+    if not after:
+        return (first, None)
+    relu = know.rules[after[0]]
+    if len(after) != 2 or not isinstance(relu, Each) or relu.function is not F.relu or not _is_matrix(know, after[1]):
+        return None
+    return (first, after[1])
+
+
 def _is_matrix(know: Knowledge, node: fx.Node) -> bool:
     rule = know.rules[node]
     return isinstance(rule, Linear) and rule.product.convolve is None and len(node.meta["shape"]) == 2
@@ -105,26 +131,26 @@ def _has_one_mark(know: Knowledge, node: fx.Node) -> bool:
     return isinstance(rule, Mark) and rule.source not in know.rules
 
 
-def _sent(run: CurveRun, node: fx.Node) -> Tensor | None:
-    """What clamped channels of a node are, [C] in float64; None where all are zero, or nothing is clamped."""
-    clamped = _clamped(run, node)
-    return None if clamped is None or not clamped.count_nonzero() else clamped[0].double()
-
-
-def _clamped(run: CurveRun, node: fx.Node) -> Tensor | None:
-    """A node's value for one example, if every unit of its site is clamped; None if no site is above it."""
-    match rule := run.know.rules.get(node):
+def clamped(know: Knowledge, values: Sequence[Tensor], node: fx.Node) -> Tensor | None:
+    """A node's value for one example, [1, C], if every unit of the site above it is clamped; None if there is none."""
+    match rule := know.rules.get(node):
         case Mark():
-            return run.values[rule.site].expand(node.meta["shape"][1:])[None].clone()
+            return values[rule.site].expand(node.meta["shape"][1:])[None].clone()
         case Each():
-            before = _clamped(run, rule.source)
+            before = clamped(know, values, rule.source)
             return None if before is None else rule.function(before)
         case Flatten():
-            before = _clamped(run, rule.source)
+            before = clamped(know, values, rule.source)
             return None if before is None else before.flatten(1)
         case Same():
-            return _clamped(run, rule.source)
+            return clamped(know, values, rule.source)
     return None
+
+
+def _sent(run: CurveRun, node: fx.Node) -> Tensor | None:
+    """What clamped channels of a node are, [C] in float64; None where all are zero, or nothing is clamped."""
+    value = clamped(run.know, run.values, node)
+    return None if value is None or not value.count_nonzero() else value[0].double()
 
 
 def _with_clamped(weight: Tensor, bias: Tensor, sent: Tensor | None, order: Tensor, living: Tensor) -> Tensor:

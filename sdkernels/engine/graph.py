@@ -207,6 +207,7 @@ class _SiteTracer(fx.Tracer):
 
     def __init__(self, sites: Sequence[Site]) -> None:
         super().__init__()
+        self._sites = sites
         self._index = {(id(site.module), site.call): i for i, site in enumerate(sites)}
         self._layers = {id(site.module) for site in sites}
         self._calls: dict[int, int] = {}
@@ -223,7 +224,15 @@ class _SiteTracer(fx.Tracer):
             raise UntraceableError(f"layer {self.path_of_module(m)!r} has hooks, and other layers inside it")
         output = super().call_module(m, forward, args, kwargs)
         index = self._index.get((id(m), call))
-        return output if index is None else self.create_proxy("call_function", _site, (output, index), {})
+        if index is None:
+            return output
+        part = self._sites[index].select
+        if part is None:
+            return self.create_proxy("call_function", _site, (output, index), {})
+        if not isinstance(output, tuple):  # of a leaf: all parts that forward may unpack
+            output = tuple(output[i] for i in range(self._sites[index].parts))
+        marked = self.create_proxy("call_function", _site, (output[part], index), {})
+        return (*output[:part], marked, *output[part + 1 :])
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 Metric = str | Callable[[Tensor, Tensor], Tensor]
 Sums = dict[str, Tensor]
+Call = tuple[nn.Module, int, int, int | None]  # layer, which of its calls, unit dimension, which part of a tuple
 
 
 def run_loop(
     model: nn.Module,
-    calls: Sequence[tuple[nn.Module, int, int]],  # (layer, which of its calls, unit dimension)
+    calls: Sequence[Call],
     batches: Iterable[tuple[Tensor, Tensor]],  # inputs [N, ...], labels [N]
     masks: Sequence[Tensor],  # for each call, [K, C] bool, True = clamped
     values: Sequence[Tensor],  # for each call, broadcasts to one example
@@ -41,7 +42,7 @@ def run_loop(
 
 def ablated_logits(
     model: nn.Module,
-    calls: Sequence[tuple[nn.Module, int, int]],
+    calls: Sequence[Call],
     inputs: Tensor,
     masks: Sequence[Tensor],  # for each call, [C] bool
     values: Sequence[Tensor],
@@ -55,20 +56,23 @@ def ablated_logits(
 class _Hooks:
     """Within the context, each call's output is replaced by ``change(index, output)`` unless that is None."""
 
-    def __init__(self, calls: Sequence[tuple[nn.Module, int, int]], change: Callable[..., Any]) -> None:
+    def __init__(self, calls: Sequence[Call], change: Callable[..., Any]) -> None:
         self._calls, self._change = calls, change
 
     def __enter__(self) -> None:
         self._handles = []
-        for module in {id(module): module for module, _, _ in self._calls}.values():
+        for module in {id(call[0]): call[0] for call in self._calls}.values():
             fired = [0]
 
             def hook(m: nn.Module, _args: Any, output: Any, fired: list[int] = fired) -> Any:
                 call = fired[0]
                 fired[0] += 1
-                for index, (module, wanted, _) in enumerate(self._calls):
+                for index, (module, wanted, _, part) in enumerate(self._calls):
                     if module is m and wanted == call:
-                        return self._change(index, output)
+                        changed = self._change(index, output if part is None else output[part])
+                        if part is None or changed is None:
+                            return changed
+                        return (*output[:part], changed, *output[part + 1 :])
                 return None
 
             self._handles.append(module.register_forward_hook(hook))

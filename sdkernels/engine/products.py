@@ -153,7 +153,7 @@ def _of_module(module: nn.Module) -> Product | None:
     if type(module) not in _CONVOLUTIONS:
         return None
     assert isinstance(module, nn.modules.conv._ConvNd)  # noqa: S101 - they all are
-    options = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+    options: dict[str, Any] = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
     pad = None
     if module.padding_mode != "zeros":
         pad = (tuple(module._reversed_padding_repeated_twice), module.padding_mode)
@@ -165,7 +165,7 @@ def _of_module(module: nn.Module) -> Product | None:
 def _bias(module: nn.Module) -> Tensor:
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)  # noqa: S101 - of a convolution or a Linear
-    return weight.new_zeros(len(weight)) if bias is None else bias.detach()  # type: ignore[operator, union-attr]
+    return weight.new_zeros(len(weight)) if bias is None else bias.detach()  # type: ignore[operator]
 
 
 def _constant(argument: Any, graph: Graph) -> Tensor | None:

@@ -43,10 +43,15 @@ _POOLING_FUNCTIONS = {
     *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
     *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
 }
-_REDUCTIONS = {"mean": torch.mean, "sum": torch.sum, "amax": torch.amax, "amin": torch.amin}
+_REDUCTIONS: dict[str, Callable[..., Tensor]] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "amax": torch.amax,
+    "amin": torch.amin,
+}
 _RELUS = (F.relu, torch.relu, "relu", "relu_")
 _JOINS = (torch.cat, torch.concat, torch.concatenate)
-_BINARY = {
+_BINARY: dict[Any, Callable[..., Tensor]] = {
     operator.add: torch.add,
     operator.iadd: torch.add,
     torch.add: torch.add,
@@ -62,7 +67,7 @@ _BINARY = {
     torch.maximum: torch.maximum,
     torch.minimum: torch.minimum,
 }
-_BINARY_METHODS = {
+_BINARY_METHODS: dict[str, Callable[..., Tensor]] = {
     "add": torch.add,
     "add_": torch.add,
     "sub": torch.sub,
@@ -104,7 +109,7 @@ class Affine:
 class Binary:
     """An elementwise function of two operands, each a node or a number."""
 
-    function: Callable[[Any, Any], Tensor]
+    function: Callable[..., Tensor]
     operands: tuple[Any, Any]
 
 
@@ -274,10 +279,10 @@ def _as_join(node: fx.Node, know: Knowledge) -> tuple[Rule, int] | None:
     if not isinstance(at, int) or not all(isinstance(s, fx.Node) and "shape" in s.meta for s in sources):
         return None
     at %= ndim
-    known = {know.dims[s] for s in sources if s in know.dims}  # type: ignore[index]
-    if known != {at} or any(len(s.meta["shape"]) != ndim for s in sources):  # type: ignore[union-attr]
+    known = {know.dims[s] for s in sources if s in know.dims}
+    if known != {at} or any(len(s.meta["shape"]) != ndim for s in sources):
         return None
-    return Join(sources), at  # type: ignore[arg-type]
+    return Join(sources), at
 
 
 def _as_affine(node: fx.Node, graph: Graph, source: fx.Node) -> Affine | None:
@@ -286,6 +291,8 @@ def _as_affine(node: fx.Node, graph: Graph, source: fx.Node) -> Affine | None:
     module = graph.model.get_submodule(str(node.target))
     if type(module) not in _BATCH_NORMS or not is_plain(module) or module.running_mean is None:
         return None
+    assert isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: S101 - they all are
+    assert module.running_mean is not None and module.running_var is not None  # noqa: S101, PT018 - not one without both
     mean, variance = module.running_mean.double(), module.running_var.double()
     scale = (variance + module.eps).rsqrt()
     if module.affine:
@@ -345,11 +352,11 @@ def _each_function(
         return _identity, dim
     name = str(node.target).removesuffix("_") if node.op == "call_method" else getattr(node.target, "__name__", "")
     if node.target in _POINTWISE_FUNCTIONS:
-        return (lambda x: node.target(x, *args, **kwargs)), dim  # type: ignore[operator]
+        return (lambda x: node.target(x, *args, **kwargs)), dim
     if node.op == "call_method" and name in _POINTWISE_METHODS:
         return (lambda x: getattr(x, name)(*args, **kwargs)), dim
     if node.target in _POOLING_FUNCTIONS and dim == 1:
-        return (lambda x: node.target(x, *args, **kwargs)), dim  # type: ignore[operator]
+        return (lambda x: node.target(x, *args, **kwargs)), dim
     if name in _REDUCTIONS and (node.op == "call_method" or node.target is _REDUCTIONS[name]):
         return _reduction(_REDUCTIONS[name], args, kwargs, len(shape), dim)
     if name in ("permute", "transpose") and (
@@ -375,7 +382,7 @@ def _each_module(module: nn.Module, shape: tuple[int, ...], dim: int) -> tuple[F
     if type(module) in _POINTWISE_MODULES:
         own = copy.copy(module)
         if hasattr(own, "inplace"):
-            own.inplace = False
+            own.inplace = False  # type: ignore[assignment]
         return own, dim
     if type(module) in _POOLING_MODULES and dim == 1 and not getattr(module, "return_indices", False):
         return module, dim

@@ -21,9 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from sdkernels.engine.curves import SUM_DTYPES
 from sdkernels.engine.families import Alone
+from sdkernels.engine.fused import clamped, find_update
 from sdkernels.engine.graph import Graph, Values, storage
 from sdkernels.engine.rules import Affine, Binary, Each, Flatten, Join, Knowledge, Linear, Mark, Same, Size
+from sdkernels.ops import rank_one
+from sdkernels.ops.backend import choose_backend
 
 
 @dataclass
@@ -88,6 +92,9 @@ class SinglesRun:
         self.values = [value.to(like.device, like.dtype) for value in values]
         self.alone = [group for group in alone if graph.sites[group.site] is not None]
         self.below = {group.site: self._below(group.site) for group in self.alone}
+        self._updates = {site: find_update(know, below, graph.output) for site, below in self.below.items()}
+        if like.dtype not in SUM_DTYPES or choose_backend(like.device, "rank_one") == "reference":
+            self._updates = {}
         read = {s for below in self.below.values() for n in below for s in (*know.sources(n), self._result(n))}
         self.keep = frozenset(n for n in read | {graph.output} if n in graph.dependent)
         self.pairs = self.active = 0  # of configuration and example: all, and those that differ from the intact model
@@ -101,11 +108,15 @@ class SinglesRun:
             if self.graph.sites[group.site] is None:  # the logits do not depend on it
                 logits = intact[self.graph.output]
                 yield configurations, logits.expand(len(configurations), *logits.shape)
+            elif (update := self._updates.get(group.site)) is not None:
+                yield configurations, self._update(group.site, *update, units.to(self.values[0].device), intact)
             else:
                 yield configurations, self._pass(group.site, units, intact, examples)
 
     def row_bytes(self, site: int) -> int:
         """About how much memory a row, an example in a configuration, takes behind a site."""
+        if self._updates.get(site) is not None:
+            return 2 * int(self.graph.output.meta["shape"][1]) * self.values[site].element_size()
         sizes = [math.prod(n.meta["shape"][1:]) for n in self.below.get(site, []) if "shape" in n.meta]
         return 3 * max(sizes, default=1) * self.values[site].element_size()
 
@@ -151,6 +162,22 @@ class SinglesRun:
     def _result(self, node: fx.Node) -> fx.Node:
         rule = self.know.rules[node]
         return rule.result if isinstance(rule, Linear) else node
+
+    def _update(self, site: int, first: fx.Node, last: fx.Node | None, units: Tensor, intact: Values) -> Tensor:
+        """Logits [k, N, L] by one kernel, :func:`sdkernels.ops.rank_one`."""
+        rule = self.know.rules[first]
+        assert isinstance(rule, Linear)  # noqa: S101 - find_update has seen it
+        a, value = intact[rule.source], clamped(self.know, self.values, rule.source)
+        assert value is not None  # noqa: S101 - below the site
+        self.pairs += len(a) * len(units)
+        self.active += int((a.index_select(1, units) != value[0, units]).count_nonzero())
+        arguments = (intact[rule.result], rule.product.weight, a, units)
+        if last is None:
+            return rank_one(*arguments, value=value[0])
+        head = self.know.rules[last]
+        assert isinstance(head, Linear)  # noqa: S101 - find_update has seen it
+        options = {"head": head.product.weight, "head_bias": head.product.bias, "intact": intact[self.graph.output]}
+        return rank_one(*arguments, value=value[0], relu=True, **options)
 
     def _pass(self, site: int, units: Tensor, intact: Values, examples: int) -> Tensor:
         """Logits [k, N, L] with each of the units alone clamped."""

@@ -27,6 +27,7 @@ class Site:
         call: which of its calls, from 0.
         unit_dim: the dimension of the output ``[N, ...]`` that holds the units, at least 1.
         example_shape: the output's shape without N.
+        select: which of the ``parts`` of a tuple is the output; None where the layer gives one tensor.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Site:
     call: int
     unit_dim: int
     example_shape: tuple[int, ...]
+    select: int | None = None
+    parts: int = 1
 
     @property
     def units(self) -> int:
@@ -70,7 +73,11 @@ def check_eval_mode(model: nn.Module) -> None:
 
 
 def find_sites(
-    model: nn.Module, layers: Layers, inputs: Tensor, unit_dim: int | Mapping[str, int] | None = None
+    model: nn.Module,
+    layers: Layers,
+    inputs: Tensor,
+    unit_dim: int | Mapping[str, int] | None = None,
+    select: int | Mapping[str, int] | None = None,
 ) -> tuple[list[Site], Tensor]:
     """Find the sites that ``layers`` names, by one forward pass over ``inputs``.
 
@@ -81,6 +88,7 @@ def find_sites(
         unit_dim: the units' dimension for every layer, or a dict by layer; by default 1 for outputs of four or more
             dimensions and of 1-d convolutions, batch norms and poolings, else the last; other three-dimensional
             outputs of a model with 1-d convolutions must be told.
+        select: of layers that give a tuple, as recurrent ones, which part holds the units; for all or by layer.
 
     Returns:
         The sites in the order of ``layers``, and the model's logits ``[N, L]``.
@@ -113,14 +121,17 @@ def find_sites(
                 f"layer '{name}@{call}': {name!r} is called {len(calls)} times, so calls are 0..{len(calls) - 1}"
             )
         full_name = name if call is None or len(calls) == 1 else f"{name}@{call}"
-        output = calls[call or 0]
+        output, part = _select(full_name, calls[call or 0], select)
         dim = _unit_dim(model, full_name, module, output, unit_dim)
-        site = _make_site(full_name, module, call or 0, output, len(inputs), dim)
+        site = _make_site(full_name, module, call or 0, output, len(inputs), dim, part)
         if any(other.module is site.module and other.call == site.call for other in sites):
             raise ValueError(f"layer {full_name!r} is named twice")
         sites.append(site)
-    if isinstance(unit_dim, Mapping) and (unknown := set(unit_dim) - {site.name for site in sites}):
-        raise ValueError(f"unit_dim names {sorted(unknown)}, which are none of the layers {[s.name for s in sites]}")
+    for argument, given in (("unit_dim", unit_dim), ("select", select)):
+        if isinstance(given, Mapping) and (unknown := set(given) - {site.name for site in sites}):
+            raise ValueError(
+                f"{argument} names {sorted(unknown)}, which are none of the layers {[s.name for s in sites]}"
+            )
     return sites, logits
 
 
@@ -136,7 +147,7 @@ def watch(model: nn.Module, sites: Sequence[Site], see: Callable[[int, Any], Non
             counts[id(module)] = call + 1
             for index, site in enumerate(sites):
                 if site.module is module and site.call == call:
-                    see(index, output)
+                    see(index, output if site.select is None else output[site.select])
 
         return hook
 
@@ -213,8 +224,27 @@ def _record_calls(
 
 
 def _outline(output: Any) -> Any:
-    """A tensor's shape and type without its memory."""
+    """A tensor's shape and type without its memory; of tuples, that of each part."""
+    if isinstance(output, (tuple, list)):
+        return tuple(_outline(part) for part in output)
     return output.to("meta") if isinstance(output, Tensor) else output
+
+
+def _select(name: str, output: Any, select: int | Mapping[str, int] | None) -> tuple[Any, tuple[int | None, int]]:
+    """The part of a layer's output that holds the units, which it is, and of how many."""
+    part = select.get(name) if isinstance(select, Mapping) else select
+    if not isinstance(output, tuple):
+        if isinstance(select, Mapping) and part is not None:
+            raise ValueError(f"select={part} for layer {name!r}, which gives {_describe(output)} and no tuple")
+        return output, (None, 1)
+    parts = "; ".join(f"{i}: {_describe(element)}" for i, element in enumerate(output))
+    if part is None:
+        raise ValueError(
+            f"layer {name!r} gives a tuple, not one tensor; say which part holds units by select= ({parts})"
+        )
+    if isinstance(part, bool) or not isinstance(part, int) or not 0 <= part < len(output):
+        raise ValueError(f"select={part!r} for layer {name!r}, which gives a tuple of {len(output)} parts ({parts})")
+    return output[part], (part, len(output))
 
 
 def _unit_dim(
@@ -240,7 +270,9 @@ def _unit_dim(
     return -1
 
 
-def _make_site(name: str, module: nn.Module, call: int, output: Any, batch: int, dim: int) -> Site:
+def _make_site(
+    name: str, module: nn.Module, call: int, output: Any, batch: int, dim: int, select: tuple[int | None, int]
+) -> Site:
     if not isinstance(output, Tensor):
         raise ValueError(f"layer {name!r} gives {_describe(output)}, not one tensor; name a layer inside it that does")
     if output.ndim < 2 or output.shape[0] != batch or not output.is_floating_point() or output.numel() == 0:
@@ -250,7 +282,7 @@ def _make_site(name: str, module: nn.Module, call: int, output: Any, batch: int,
     positive = dim + output.ndim if dim < 0 else dim
     if not 1 <= positive < output.ndim:
         raise ValueError(f"unit_dim={dim} does not fit layer {name!r}, whose output is {list(output.shape)}")
-    return Site(name, module, call, positive, tuple(output.shape[1:]))
+    return Site(name, module, call, positive, tuple(output.shape[1:]), *select)
 
 
 def _describe(output: Any) -> str:

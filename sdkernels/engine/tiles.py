@@ -17,7 +17,6 @@ from sdkernels.engine.scores import Scores
 from sdkernels.engine.singles import SinglesRun, find_folding
 from sdkernels.engine.sites import Site
 from sdkernels.engine.walk import Walk
-from sdkernels.ops import nested_linear, nested_linear_score
 
 # Permuted weights kept from tile to tile, in bytes; those of further curves are made again for each tile.
 PERMUTED_WEIGHTS = 2**28
@@ -99,8 +98,7 @@ class TileRun:
         tile = self.intact(inputs, labels, _identity)
         if (few := self._few) is not None:
             if self._tail is not None:
-                arguments, options = FusedTail(self._curve_run, self._tail, few).arguments(tile.values, slice(None))
-                logits = nested_linear(*arguments, **options).transpose(1, 2)
+                logits = FusedTail(self._curve_run, self._tail, few).logits(tile.values, slice(None))
                 yield from zip(few.curve.configurations.tolist(), logits, strict=True)
             else:
                 for points, logits in Walk(self._curve_run, few, tile.values, len(labels)).logits(2):
@@ -182,15 +180,12 @@ class TileRun:
             step = max(16, space // (curve.points * classes * tile.logits.element_size()))
         for start in range(0, n, step):
             examples = slice(start, min(start + step, n))
-            arguments, options = fused.arguments(tile.values, examples)
             labels, predicted = tile.labels[examples], prediction[examples]
             if scores.are_counted:
-                asked = scores.options(tile.logits.dtype, predicted)
-                counted = nested_linear_score(*arguments, labels, **options, **asked)  # type: ignore[arg-type]
-                scores.add_counted(curve.configurations, counted)
+                options = scores.options(tile.logits.dtype, predicted)
+                scores.add_counted(curve.configurations, fused.score(tile.values, examples, labels, options))
             else:
-                logits = nested_linear(*arguments, **options)
-                scores.add(curve.configurations, logits.transpose(1, 2), labels, predicted)
+                scores.add(curve.configurations, fused.logits(tile.values, examples), labels, predicted)
 
     def _single_logits(self, groups: Sequence[Alone], values: Values, examples: int) -> Iterator[tuple[Tensor, Tensor]]:
         for group in groups:

@@ -229,26 +229,21 @@ class Walk:
         dim, ndim = self._dims[node], len(node.meta["shape"])
         assert dim is not None  # noqa: S101
         operands: list[Any] = []
+        free: list[Tensor] = []  # that may hold the result
         for operand in rule.operands:
             if not isinstance(operand, fx.Node):
                 operands.append(operand)
             elif self._run.know.channels(operand):
-                operands.append(self._take(operand, layout, dim))
+                data, is_free = self._take(operand, layout, dim)
+                operands.append(data)
+                free += [data] if is_free else []
             else:
                 operands.append(self._broadcast(operand, layout, dim, ndim, node.meta["shape"][dim]))
-        first, second = (o[0] if isinstance(o, tuple) else o for o in operands)
-        if isinstance(operands[0], tuple) and operands[0][1] and first.shape == _shape(first, second):
-            return rule.function(first, second, out=first)  # type: ignore[call-arg]
-        if (
-            rule.function is torch.add
-            and isinstance(operands[1], tuple)
-            and operands[1][1]
-            and second.shape == _shape(first, second)
-        ):
-            return second.add_(first)
-        if not isinstance(first, Tensor):
-            first = second.new_full((), first)
-        return rule.function(first, second)
+        first, second = operands
+        shape = torch.broadcast_shapes(*[o.shape for o in operands if isinstance(o, Tensor)])
+        first = first if isinstance(first, Tensor) else second.new_full((), first)
+        out = next((data for data in free if data.shape == shape), None)
+        return rule.function(first, second, out=out)
 
     def _broadcast(self, operand: fx.Node, layout: Layout, dim: int, ndim: int, channels: int) -> Any:
         """The part of an operand without channels of its own that meets the computed channels."""
@@ -368,8 +363,3 @@ class Walk:
         weight = rule.product.columns(channels, rule.product.rows(order))
         sent: Tensor = rule.product(constant.index_select(dim, channels), weight, None)
         return sent
-
-
-def _shape(first: Any, second: Any) -> torch.Size:
-    shapes = [t.shape for t in (first, second) if isinstance(t, Tensor)]
-    return torch.broadcast_shapes(*shapes)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sdkernels as sd
-from sdkernels.engine import loop, memory, tiles
+from sdkernels.engine import fused, loop, memory
 from sdkernels.lab.models import mlp
 from sdkernels.ops import nested_linear_score
 from tests.engine.compare import assert_same
@@ -108,7 +108,7 @@ def test_two_layers_run_in_the_fused_kernel(seeds_torch, monkeypatch, backend):
     data = torch.randn(120, 8).double(), torch.randint(0, 6, (120,))
     calls = []
     monkeypatch.setattr(
-        tiles, "nested_linear_score", lambda *a, **options: calls.append(1) or nested_linear_score(*a, **options)
+        fused, "nested_linear_score", lambda *a, **options: calls.append(1) or nested_linear_score(*a, **options)
     )
     for layers in (["relu1", "relu2"], ["relu2", "relu1"], ["relu1"]):
         calls.clear()

@@ -83,7 +83,9 @@ class TestLayers:
             def forward(self, x):
                 return self.out(self.lstm(x[..., None])[0][:, -1])
 
-        with pytest.raises(ValueError, match="'lstm' gives a tuple, not one tensor"):
+        with pytest.raises(
+            ValueError, match=r"'lstm' gives a tuple, not one tensor; say which part holds units by select="
+        ):
             sd.cumulative_ablation(Recurrent().eval(), "lstm", data)
 
     def test_unit_dim(self, model, data):

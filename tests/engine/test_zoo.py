@@ -1,6 +1,5 @@
 """``auto`` equals ``loop`` on networks of every kind, for every family of ablations and every kind of value."""
 
-import inspect
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -92,7 +91,6 @@ def test_what_no_tracer_can_follow_runs_as_a_loop_and_says_so_once(name, family)
     assert_same(auto, oracle)
 
 
-@pytest.mark.skipif("select" not in inspect.signature(sd.ablate).parameters, reason="there is no select= yet")
 @pytest.mark.parametrize("value", [0.0, 0.3, "mean", "element_mean"], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", TUPLES)
