@@ -1,6 +1,13 @@
 // Lanes are units. A tile's 6x6 or 4x4 numbers of a vector of units are transformed down the columns, then along the
 // rows. No lane knows of another, so a result depends on neither threads nor on how many units there are.
+//
+// Results go past the caches, whole lines at a time, where units are whole lines. Else each line would first be read,
+// and 36 lines that lie as far apart as a power of two, as they often do, would drive one another out.
 #pragma once
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <type_traits>
 #include <utility>
@@ -13,7 +20,9 @@
 namespace sdkernels::SDKERNELS_LEVEL {
 namespace {
 
-constexpr int64_t kTileSide = 4, kPatchSide = 6;
+constexpr int64_t kTileSide = 4;
+constexpr int64_t kLineBytes = 64;
+constexpr int64_t kLinesAhead = 2;  // of each of the 36 matrices that are read at once: more than are foreseen unasked
 // The points 0, a, -a, b, -b, infinity; all that is made of them here is exact in float32.
 constexpr double kA = 0.625, kB = 1.5, kA2 = kA * kA, kB2 = kB * kB;
 
@@ -45,6 +54,32 @@ SDKERNELS_INLINE void transform_out(const Vector (&m)[6], Vector (&y)[4]) {
   y[3] = (m[5] + W(kA2 * kA) * odd_a) + W(kB2 * kB) * odd_b;
 }
 
+// To a vector's boundary, past the caches: quick where all of a line is written at once.
+template <typename W>
+SDKERNELS_INLINE void stream(const typename Lane<W>::Vector& x, W* to) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)x);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)x);
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)x);
+#else
+  store(x, to);
+#endif
+}
+
+// Other threads see what was streamed.
+SDKERNELS_INLINE void end_stream() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+template <typename W>
+SDKERNELS_INLINE bool is_whole_lines(const void* first, int64_t units) {
+  return units > 0 && units * sizeof(W) % kLineBytes == 0 && reinterpret_cast<uintptr_t>(first) % kLineBytes == 0;
+}
+
 // f(c) for whole vectors of units, the last of them moved back so that it ends with the last unit; with fewer units
 // than a vector has, f(0, how many).
 template <typename W, typename F>
@@ -61,15 +96,22 @@ SDKERNELS_INLINE void over_tiles(int64_t examples, int64_t height, int64_t width
   const int64_t down = (height + kTileSide - 1) / kTileSide, across = (width + kTileSide - 1) / kTileSide;
   const int64_t tiles = examples * down * across;
   [[maybe_unused]] const bool parallel = tiles > 1 && tiles * 36 * units > kElementsWorthAThread;
-#pragma omp parallel for num_threads(threads) if (parallel) schedule(static)
-  for (int64_t t = 0; t < tiles; ++t) f(t, t / (down * across), t / across % down * kTileSide, t % across * kTileSide);
+#pragma omp parallel num_threads(threads) if (parallel)
+  {
+#pragma omp for schedule(static) nowait
+    for (int64_t t = 0; t < tiles; ++t)
+      f(t, t / (down * across), t / across % down * kTileSide, t % across * kTileSide);
+    end_stream();
+  }
 }
 
 template <bool Relu, typename T>
 void run_input(const WinogradInput& p, int threads) {
   using Vector = typename Lane<T>::Vector;
+  constexpr int64_t kWidth = Lane<T>::kWidth, kLine = kLineBytes / sizeof(T);
   const int64_t down = (p.height + kTileSide - 1) / kTileSide, across = (p.width + kTileSide - 1) / kTileSide;
   const int64_t step = p.examples * down * across * p.units;
+  const bool streamed = is_whole_lines<T>(p.out, p.units);
   AlignedZeros<T> zeros(p.units);
   const T* outside = zeros.data();
   over_tiles(p.examples, p.height, p.width, p.units, threads, [&](int64_t t, int64_t n, int64_t h, int64_t w) {
@@ -81,7 +123,7 @@ void run_input(const WinogradInput& p, int threads) {
         from[i][j] = inside ? static_cast<const T*>(p.x) + n * p.x_n + row * p.x_h + column * p.x_w : outside;
       }
     T* out = static_cast<T*>(p.out) + t * p.units;
-    over_units<T>(p.units, [&](int64_t c, auto... count) __attribute__((always_inline)) {
+    const auto transform = [&](int64_t c, auto put, auto... count) __attribute__((always_inline)) {
       Vector patch[6][6], line[6], result[6];
       for (int64_t j = 0; j < 6; ++j) {
         for (int64_t i = 0; i < 6; ++i) line[i] = rectified<Relu>(loaded(from[i][j] + c, count...));
@@ -90,15 +132,32 @@ void run_input(const WinogradInput& p, int threads) {
       }
       for (int64_t i = 0; i < 6; ++i) {
         transform_in<T>(patch[i], result);
-        for (int64_t j = 0; j < 6; ++j) store(result[j], out + (6 * i + j) * step + c, count...);
+        for (int64_t j = 0; j < 6; ++j) put(6 * i + j, result[j]);
       }
-    });
+    };
+    if (!streamed)
+      return over_units<T>(p.units, [&](int64_t c, auto... count) __attribute__((always_inline)) {
+        const auto put = [&](int64_t i, const Vector& v)
+                             __attribute__((always_inline)) { store(v, out + i * step + c, count...); };
+        transform(c, put, count...);
+      });
+    for (int64_t c = 0; c < p.units; c += kLine) {
+      [[maybe_unused]] T lines[36][kLine];
+      for (int64_t part = 0; part < kLine; part += kWidth)
+        transform(c + part, [&](int64_t i, const Vector& v) __attribute__((always_inline)) {
+          kWidth == kLine ? stream(v, out + i * step + c) : store(v, lines[i] + part);
+        });
+      for (int64_t i = 0; i < 36 && kWidth < kLine; ++i)
+        for (int64_t part = 0; part < kLine; part += kWidth) stream(loaded(lines[i] + part), out + i * step + c + part);
+    }
   });
 }
 
 template <bool Relu, bool Add, typename T>
 void run_output(const WinogradOutput& p, int threads) {
   using Vector = typename Lane<T>::Vector;
+  constexpr int64_t kWidth = Lane<T>::kWidth, kLine = kLineBytes / sizeof(T);
+  const bool streamed = kWidth == kLine && is_whole_lines<T>(p.y, p.units);
   const T* bias = static_cast<const T*>(p.bias);
   over_tiles(p.examples, p.height, p.width, p.units, threads, [&](int64_t t, int64_t n, int64_t h, int64_t w) {
     const T* m = static_cast<const T*>(p.m) + t * p.m_t;
@@ -108,7 +167,11 @@ void run_output(const WinogradOutput& p, int threads) {
     over_units<T>(p.units, [&](int64_t d, auto... count) __attribute__((always_inline)) {
       Vector half[4][6], line[6], result[4];
       for (int64_t j = 0; j < 6; ++j) {
-        for (int64_t i = 0; i < 6; ++i) line[i] = loaded(m + (6 * i + j) * p.m_i + d, count...);
+        for (int64_t i = 0; i < 6; ++i) {
+          const T* from = m + (6 * i + j) * p.m_i + d;
+          line[i] = loaded(from, count...);
+          __builtin_prefetch(from + kLinesAhead * kLine);
+        }
         transform_out<T>(line, result);
         for (int64_t i = 0; i < 4; ++i) half[i][j] = result[i];
       }
@@ -118,7 +181,8 @@ void run_output(const WinogradOutput& p, int threads) {
         for (int64_t j = 0; j < columns; ++j) {
           Vector sum = result[j] + shift;
           if constexpr (Add) sum += loaded(add + i * p.add_h + j * p.add_w + d, count...);
-          store(rectified<Relu>(sum), y + (i * p.width + j) * p.units + d, count...);
+          T* to = y + (i * p.width + j) * p.units + d;
+          streamed ? stream(rectified<Relu>(sum), to) : store(rectified<Relu>(sum), to, count...);
         }
       }
     });
