@@ -77,7 +77,7 @@ SDKERNELS_INLINE void end_stream() {
 
 template <typename W>
 SDKERNELS_INLINE bool is_whole_lines(const void* first, int64_t units) {
-  return units > 0 && units * sizeof(W) % kLineBytes == 0 && reinterpret_cast<uintptr_t>(first) % kLineBytes == 0;
+  return units * sizeof(W) % kLineBytes == 0 && reinterpret_cast<uintptr_t>(first) % kLineBytes == 0;
 }
 
 // f(c) for whole vectors of units, the last of them moved back so that it ends with the last unit; with fewer units
@@ -91,8 +91,9 @@ SDKERNELS_INLINE void over_units(int64_t units, F f) {
 
 // f(t, n, h, w) for every tile and where it begins.
 template <typename F>
-SDKERNELS_INLINE void over_tiles(int64_t examples, int64_t height, int64_t width, [[maybe_unused]] int64_t units,
+SDKERNELS_INLINE void over_tiles(int64_t examples, int64_t height, int64_t width, int64_t units,
                                  [[maybe_unused]] int threads, F f) {
+  if (units == 0) return;
   const int64_t down = (height + kTileSide - 1) / kTileSide, across = (width + kTileSide - 1) / kTileSide;
   const int64_t tiles = examples * down * across;
   [[maybe_unused]] const bool parallel = tiles > 1 && tiles * 36 * units > kElementsWorthAThread;

@@ -33,9 +33,10 @@ That is 36 multiplications for 16 outputs, where the definition has 144. The tra
    \end{pmatrix}
 
 and row p of :math:`G` is :math:`(1, p, p^2)` over the product of p's distances to the other finite points, (0, 0, 1)
-for infinity. Any two numbers a and b do, in exact arithmetic. Here :math:`a = 5/8, b = 3/2`, for which B and A are
-exact in float32, and the error about half of what the usual 1 and 2 leave: six to eight times that of a direct sum.
-Powers of two moved between the rows of the matrices change no bit.
+for infinity. Any two numbers a and b do, in exact arithmetic. Here :math:`a = 5/8, b = 3/2`: B and A are exact in
+float32, and the error is about half of what the usual 1 and 2 leave. It is four times (64 units) to six times (512)
+that of torch's best direct sum, rms 6e-7 and 1e-6 of the outputs' own. Powers of two moved between the rows of the
+matrices change no bit.
 
 Sources: Lavin and Gray 2016, arXiv 1509.09308; Barabasz, Anderson, Soodhalter and Gregg 2018, arXiv 1803.10986, on
 the choice of points.
