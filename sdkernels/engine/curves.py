@@ -106,14 +106,13 @@ class CurvePlan:
             if not isinstance(rule, Linear) or (rule.product.groups > 1 and not rule.product.is_depthwise):
                 continue
             product, out = rule.product, self.layouts[node]
-            rows = out.order.to(product.weight.device)
-            weight = product.weight if out.is_whole else product.rows(rows)
-            if not rule.product.is_depthwise:
-                self.inputs[node] = self._input_layout(run, rule, node)
-                columns = self.inputs[node].order.to(weight.device)
-                weight = weight if self.inputs[node].is_whole else product.columns(columns, weight)
-            self.weights[node] = weight
-            self.biases[node] = product.bias if out.is_whole else product.bias.index_select(0, rows)
+            rows = None if out.is_whole else out.order
+            columns = None
+            if not product.is_depthwise:
+                layout = self.inputs[node] = self._input_layout(run, rule, node)
+                columns = None if layout.is_whole else layout.order
+            self.weights[node] = product.arranged(rows, columns)
+            self.biases[node] = product.bias if rows is None else product.bias[rows.to(product.bias.device)]
 
     @property
     def bytes(self) -> int:

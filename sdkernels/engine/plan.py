@@ -85,11 +85,12 @@ class Work:
             mode = "compact" if bool((rows < 1).any()) else "dense"
             if isinstance(rule, Linear) and node in plan.inputs:
                 columns = torch.tensor(plan.inputs[node].counts) / max(rule.product.inputs, 1)
+                share = rule.product.share
                 if run.is_nested(node):
-                    self._add(node, "nested", float(columns.max()) * float(rows.max()))
+                    self._add(node, "nested", share * float(columns.max()) * float(rows.max()))
                     continue
                 mode = "compact" if bool((rows * columns < 1).any()) else "dense"
-                self._add(node, mode, float((rows * columns).sum()))
+                self._add(node, mode, share * float((rows * columns).sum()))
             else:
                 self._add(node, mode, float(rows.sum()))
 
@@ -98,7 +99,8 @@ class Work:
         for group in run.alone:
             k = len(group.units) * (run.active / max(run.pairs, 1))
             for node, mode in run.modes(group.site).items():
-                share = 1.0
+                rule = run.know.rules[node]
+                share = rule.product.share if isinstance(rule, Linear) else 1.0
                 if mode != "dense":
                     share = 1.0 / max(run.know.channels(run.know.sources(node)[0]) or run.know.channels(node), 1)
                 self._add(node, mode, k * share)

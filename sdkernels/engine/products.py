@@ -10,10 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sdkernels.engine.graph import Graph
+from sdkernels.ops.backend import choose_backend
+from sdkernels.ops.winograd import DTYPES as WINOGRAD_DTYPES
+from sdkernels.ops.winograd import tiles, weight_matrix, winograd_input, winograd_output, winograd_weight
 
 _CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 # Elements of an unrolled weight, at most.
 LARGEST_UNROLLED = 2**25
+
+# Winograd's products pay from so many channels on either side, and where so few of the multiplications remain.
+FEWEST_CHANNELS = 32
+LARGEST_SHARE = 0.6
 
 _CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
@@ -29,6 +36,7 @@ class Product:
         options: its stride, padding and dilation.
         groups: channel groups that do not see each other.
         pad: ``F.pad``'s widths and mode, where the convolution does not pad by zeros itself.
+        share: multiplications done, of those that the definition has.
     """
 
     weight: Tensor
@@ -37,6 +45,7 @@ class Product:
     options: tuple[tuple[str, Any], ...] = ()
     groups: int = 1
     pad: tuple[tuple[int, ...], str] | None = None
+    share: float = 1.0
 
     def dim(self, ndim: int) -> int:
         """The dimension of a tensor of ``ndim`` dimensions that the channels stand in, of inputs and outputs."""
@@ -52,24 +61,46 @@ class Product:
         """Whether every output channel reads one input channel: output d reads d // (D / C)."""
         return self.groups > 1 and self.weight.shape[1] == 1
 
-    def rows(self, which: Tensor | slice, weight: Tensor | None = None) -> Tensor:
-        """The weights of some output channels."""
-        weight = self.weight if weight is None else weight
-        return weight[which] if isinstance(which, slice) else weight.index_select(0, which.to(weight.device))
+    @property
+    def by_column(self) -> "Product":
+        """The same map, where the weights of a few input channels are cheap to take."""
+        return self
 
-    def columns(self, which: Tensor | slice, weight: Tensor | None = None) -> Tensor:
-        """The weights of some input channels."""
-        weight = self.weight if weight is None else weight
-        return weight[:, which] if isinstance(which, slice) else weight.index_select(1, which.to(weight.device))
+    def arranged(self, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        """The weights of some output and input channels, in the order given; None for all as they are."""
+        return _arranged(self.weight, 0, rows, 1, columns)
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The map with other weights of the same kernel: ``[N, C', ...]`` -> ``[N, D', ...]``."""
+    def part(self, weight: Tensor, rows: slice, columns: slice) -> Tensor:
+        """A slice of arranged weights."""
+        return weight[rows, columns]
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
+        """The map with other weights of the same kernel: ``[N, C', ...]`` -> ``[N, D', ...]``, in memory of its own."""
         if self.convolve is None:
-            return F.linear(x, weight, bias)
-        if self.pad is not None:
-            x = F.pad(x, *self.pad)
-        groups = x.shape[1] // weight.shape[1] if self.groups > 1 else 1
-        return self.convolve(x, weight, bias, groups=groups, **dict(self.options))
+            result = F.linear(x, weight, bias)
+        else:
+            x = x if self.pad is None else F.pad(x, *self.pad)
+            groups = x.shape[1] // weight.shape[1] if self.groups > 1 else 1
+            result = self.convolve(x, weight, bias, groups=groups, **dict(self.options))
+        return result.clamp_min_(0) if relu else result
+
+    # Running sums over input channels, as long as a curve is walked.
+
+    def start(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """A running sum with its first input channels."""
+        return self(x, weight, bias)
+
+    def add(self, sums: Tensor, x: Tensor, weight: Tensor) -> None:
+        """Add further input channels to a running sum."""
+        if self.convolve is None:
+            sums.view(-1, sums.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.t())
+        else:
+            sums += self(x, weight, None)
+
+    def read(self, sums: Tensor, rows: int, bias: Tensor, relu: bool) -> tuple[Tensor, bool]:
+        """The first outputs of a running sum, and whether they may be written."""
+        outputs = sums.narrow(self.dim(sums.ndim), 0, rows)
+        return (outputs.clamp_min(0), True) if relu else (outputs, False)
 
 
 @dataclass(frozen=True)
@@ -78,7 +109,7 @@ class Unrolled(Product):
 
     Attributes:
         weight: ``[D, S', C, S]``, S input and S' output positions.
-        output_shape: its positions.
+        output_shape: the output's positions.
     """
 
     output_shape: tuple[int, ...] = ()
@@ -88,24 +119,86 @@ class Unrolled(Product):
         """C."""
         return self.weight.shape[2]
 
-    def columns(self, which: Tensor | slice, weight: Tensor | None = None) -> Tensor:
-        """The weights of some input channels."""
-        weight = self.weight if weight is None else weight
-        return weight[:, :, which] if isinstance(which, slice) else weight.index_select(2, which.to(weight.device))
+    def arranged(self, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        """The weights of some output and input channels."""
+        return _arranged(self.weight, 0, rows, 2, columns)
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def part(self, weight: Tensor, rows: slice, columns: slice) -> Tensor:
+        """A slice of arranged weights."""
+        return weight[rows, :, columns]
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
         """The map with other weights: ``[N, C', ...]`` -> ``[N, D', ...]``."""
         outputs, positions = weight.shape[:2]
         matrix = weight.view(outputs * positions, weight.shape[2] * weight.shape[3])
         repeated = None if bias is None else bias.repeat_interleave(positions)
-        return F.linear(x.flatten(1), matrix, repeated).view(len(x), outputs, *self.output_shape)
+        result = F.linear(x.flatten(1), matrix, repeated).view(len(x), outputs, *self.output_shape)
+        return result.clamp_min_(0) if relu else result
 
 
-def unroll(product: Product, shape: tuple[int, ...]) -> Product:
-    """The product as a matrix, where maps of ``shape`` [*S] are so small that this saves half of its arithmetic."""
-    positions, taps = math.prod(shape), math.prod(product.weight.shape[2:])
-    if product.convolve is None or product.groups > 1 or 2 * positions > taps:
+@dataclass(frozen=True)
+class Winograd(Product):
+    """A 3x3 convolution as 36 products, a quarter of its multiplications: :mod:`sdkernels.ops.winograd`.
+
+    Attributes:
+        weight: ``[36, D, C]``.
+        direct: the convolution itself.
+        positions: height and width of the maps.
+    """
+
+    direct: Product | None = None
+    positions: tuple[int, int] = (0, 0)
+
+    @property
+    def inputs(self) -> int:
+        """C."""
+        return self.weight.shape[2]
+
+    @property
+    def by_column(self) -> Product:
+        """The convolution itself."""
+        assert self.direct is not None  # noqa: S101 - specialise gives it
+        return self.direct
+
+    def arranged(self, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        """The weights of some output and input channels, ``[36, D', C']``."""
+        weight = self.by_column.arranged(rows, columns)
+        matrix = weight_matrix().to(weight)
+        kernels = torch.einsum("ip,jq->ijpq", matrix, matrix).reshape(36, 9)
+        return (kernels @ weight.reshape(-1, 9).t()).view(36, *weight.shape[:2])
+
+    def part(self, weight: Tensor, rows: slice, columns: slice) -> Tensor:
+        """A slice of arranged weights."""
+        return weight[:, rows, columns]
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
+        """The map with other weights: ``[N, C', H, W]`` -> ``[N, D', H, W]``, in channels-last memory."""
+        return winograd_output(torch.bmm(winograd_input(x), weight.mT), bias, *self.positions, relu=relu)
+
+    def start(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """A running sum: the 36 products; the bias is added when it is read."""
+        return torch.bmm(winograd_input(x), weight.mT)
+
+    def add(self, sums: Tensor, x: Tensor, weight: Tensor) -> None:
+        """Add further input channels to a running sum."""
+        sums.baddbmm_(winograd_input(x), weight.mT)
+
+    def read(self, sums: Tensor, rows: int, bias: Tensor, relu: bool) -> tuple[Tensor, bool]:
+        """The first outputs of a running sum."""
+        return winograd_output(sums[:, :, :rows], bias[:rows], *self.positions, relu=relu), True
+
+
+def specialise(product: Product, shape: tuple[int, ...]) -> Product:
+    """The product as it runs best on maps of ``shape`` [*S]."""
+    if product.convolve is None or product.groups > 1:
         return product
+    if 2 * math.prod(shape) <= math.prod(product.weight.shape[2:]):
+        return _unroll(product, shape)
+    return _as_winograd(product, shape)
+
+
+def _unroll(product: Product, shape: tuple[int, ...]) -> Product:
+    positions = math.prod(shape)
     outputs, inputs = product.weight.shape[:2]
     impulses = torch.eye(positions, dtype=product.weight.dtype, device=product.weight.device)
     kernels = product.weight.reshape(outputs * inputs, 1, *product.weight.shape[2:])
@@ -114,7 +207,39 @@ def unroll(product: Product, shape: tuple[int, ...]) -> Product:
     if math.prod(output_shape) * positions * outputs * inputs > LARGEST_UNROLLED:
         return product
     matrix = answers.view(positions, outputs, inputs, -1).permute(1, 3, 2, 0).contiguous()
-    return Unrolled(matrix, product.bias, product.convolve, output_shape=output_shape)
+    share = positions / math.prod(product.weight.shape[2:])
+    return Unrolled(matrix, product.bias, product.convolve, output_shape=output_shape, share=share)
+
+
+def _as_winograd(product: Product, shape: tuple[int, ...]) -> Product:
+    options, weight = dict(product.options), product.weight
+    is_plain_3x3 = product.convolve is F.conv2d and weight.shape[2:] == (3, 3) and product.pad is None
+    ones = (1, (1, 1), [1, 1])
+    same = options.get("padding", 0) in (*ones, "same")
+    unit = options.get("stride", 1) in ones and options.get("dilation", 1) in ones
+    if not (is_plain_3x3 and same and unit) or weight.dtype not in WINOGRAD_DTYPES:
+        return product
+    if weight.device.type != "cpu" or choose_backend(weight.device, "winograd_input") != "native":
+        return product  # elsewhere libraries know better
+    down, across = tiles(*shape)
+    share = down * across * 36 / (9 * math.prod(shape))
+    if min(weight.shape[:2]) < FEWEST_CHANNELS or share > LARGEST_SHARE:
+        return product
+    height, width = shape
+    return Winograd(
+        winograd_weight(weight).mT.contiguous(),
+        product.bias,
+        product.convolve,
+        share=share,
+        direct=product,
+        positions=(height, width),
+    )
+
+
+def _arranged(weight: Tensor, row_dim: int, rows: Tensor | None, column_dim: int, columns: Tensor | None) -> Tensor:
+    if rows is not None:
+        weight = weight.index_select(row_dim, rows.to(weight.device))
+    return weight if columns is None else weight.index_select(column_dim, columns.to(weight.device))
 
 
 def product_of(node: fx.Node, graph: Graph) -> Product | None:

@@ -7,7 +7,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sdkernels.engine.graph import Graph, is_site
-from sdkernels.engine.products import Product, fold_affine, is_plain, product_of, unroll
+from sdkernels.engine.products import Product, fold_affine, is_plain, product_of, specialise
 from sdkernels.engine.sites import Site
 
 Function = Callable[[Tensor], Tensor]
@@ -31,6 +31,7 @@ _POOLING_MODULES = (
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_BATCH_NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 # Further arguments, where there are any, must be constants.
 _POINTWISE_FUNCTIONS = {
     *(F.relu, F.relu6, F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.elu, F.selu, F.celu, F.leaky_relu),
@@ -167,6 +168,7 @@ class Knowledge:
 
     rules: dict[fx.Node, Rule]
     dims: dict[fx.Node, int | None]
+    rectified: set[fx.Node] = field(default_factory=set)  # products that nothing but a ReLU reads, which they may do
 
     def channels(self, node: fx.Node) -> int:
         """C; 0 where there is no channel dimension."""
@@ -195,10 +197,16 @@ def learn(graph: Graph, sites: list[Site]) -> Knowledge:
         if node in graph.dependent:
             rule, dim = _rule(node, graph, sites, know)
             know.rules[node], know.dims[node] = rule, dim
-    for node, rule in know.rules.items():
+    for node, rule in list(know.rules.items()):
         if isinstance(rule, Linear):
-            product = unroll(rule.product, tuple(rule.source.meta["shape"][2:]))
+            product = specialise(rule.product, tuple(rule.source.meta["shape"][2:]))
             know.rules[node] = replace(rule, product=product)
+        elif isinstance(rule, Each) and rule.function is F.relu:
+            before = rule.source
+            while isinstance(same := know.rules.get(before), Same) and len(before.users) == 1:
+                before = same.source
+            if isinstance(know.rules.get(before), Linear) and len(before.users) == 1 and before is not graph.output:
+                know.rectified.add(before)
     return know
 
 
@@ -224,10 +232,10 @@ def _rule(node: fx.Node, graph: Graph, sites: list[Site], know: Knowledge) -> tu
         return Unknown(), None
     if _is_flatten(node, graph.model, source):
         return (Flatten(source, math.prod(source.meta["shape"][2:])) if dim == 1 else Unknown()), 1
+    if dim == 1 and (affine := _as_affine(node, graph, source)) is not None:
+        return _folded(affine, node, graph, know), dim
     if dim is None or len(node.all_input_nodes) > 1:
         return Unknown(), None
-    if (affine := _as_affine(node, graph, source)) is not None and dim == 1:
-        return _folded(affine, node, graph, know), dim
     if (each := _as_each(node, graph.model, source, dim)) is not None:
         return each
     return Unknown(), None
@@ -286,20 +294,35 @@ def _as_join(node: fx.Node, know: Knowledge) -> tuple[Rule, int] | None:
 
 
 def _as_affine(node: fx.Node, graph: Graph, source: fx.Node) -> Affine | None:
+    if node.op == "call_function" and node.target is F.batch_norm:
+        arguments = dict(zip(_BATCH_NORM_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
+        if arguments.get("training", False) is not False:
+            return None
+        held = [graph.constant(arguments.get(name)) for name in _BATCH_NORM_ARGUMENTS[1:5]]
+        given = [arguments.get(name) for name in _BATCH_NORM_ARGUMENTS[1:5]]
+        if any(tensor is None and argument is not None for tensor, argument in zip(held, given, strict=True)):
+            return None
+        return _affine(source, *held, arguments.get("eps", 1e-5))
     if node.op != "call_module":
         return None
     module = graph.model.get_submodule(str(node.target))
-    if type(module) not in _BATCH_NORMS or not is_plain(module) or module.running_mean is None:
+    if type(module) not in _BATCH_NORMS or not is_plain(module):
         return None
     assert isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: S101 - they all are
-    assert module.running_mean is not None and module.running_var is not None  # noqa: S101, PT018 - not one without both
-    mean, variance = module.running_mean.double(), module.running_var.double()
-    scale = (variance + module.eps).rsqrt()
-    if module.affine:
-        scale = scale * module.weight.detach().double()
-    shift = -mean * scale
-    if module.affine:
-        shift = shift + module.bias.detach().double()
+    return _affine(source, module.running_mean, module.running_var, module.weight, module.bias, module.eps)
+
+
+def _affine(
+    source: fx.Node, mean: Tensor | None, variance: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: Any
+) -> Affine | None:
+    if mean is None or variance is None or not isinstance(eps, float):
+        return None
+    scale = (variance.double() + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.detach().double()
+    shift = -mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.detach().double()
     return Affine(source, scale, shift)
 
 

@@ -215,6 +215,7 @@ class _Rows:
         self._row = row  # [P], the example
         self._ends = torch.bincount(which, minlength=len(units)).cumsum(0).tolist()  # rows are sorted by unit
         self._values: dict[fx.Node, Any] = {}
+        self._rectified: set[fx.Node] = set()  # products that did the ReLU behind them
         self._protected = {storage(v) for v in intact.values() if isinstance(v, Tensor)}
 
     def run(self, site: int, mark: fx.Node, clamped: Tensor) -> Tensor:
@@ -235,6 +236,7 @@ class _Rows:
                 shape = torch.Size((len(self._row), *rule.shape[1:]))
                 return shape if rule.index is None else shape[rule.index]
             case Same():
+                self._rectified |= {node} if rule.source in self._rectified else set()
                 return self._values[rule.source]
             case Mark():  # of another site: nothing of it is clamped
                 return (
@@ -242,6 +244,8 @@ class _Rows:
                     if self._dims.get(rule.source) == self._dims[node]
                     else self._whole(rule.source)
                 )
+            case Each() if rule.function is F.relu and rule.source in self._rectified:
+                return self._values[rule.source]
             case Each():
                 return self._each(rule)
             case Affine():
@@ -344,7 +348,8 @@ class _Rows:
         product, value = rule.product, self._values[rule.source]
         is_one = isinstance(value, One) and self._dims.get(rule.source) == self._dims[node]
         if not is_one or (product.groups > 1 and not product.is_depthwise):
-            return product(self._whole(rule.source), product.weight, product.bias)
+            self._rectified |= {node} & self._run.know.rectified
+            return product(self._whole(rule.source), product.weight, product.bias, node in self._rectified)
         dim = self._dims[node]
         assert dim is not None  # noqa: S101 - products have channels
         block = value.data.shape[dim]
@@ -365,8 +370,9 @@ class _Rows:
         before = self._intact_block(rule.source, value, torch.Size((1, *rule.source.meta["shape"][1:])), dim)
         change = value.data - before
         result: Tensor = self._intact[rule.result].index_select(0, self._row)
+        update = product.by_column
         for (a, b), f in zip(runs, firsts, strict=True):
-            result[a:b] += product(change[a:b], product.columns(slice(f, f + block)), None)
+            result[a:b] += update(change[a:b], update.part(update.weight, slice(None), slice(f, f + block)), None)
         return result
 
 

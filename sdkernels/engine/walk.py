@@ -35,6 +35,7 @@ class Compact:
     data: Tensor  # [N, A, ...] with A in the node's channel dimension
     layout: Layout
     is_free: bool  # whether nobody else holds its memory, so that it may be written
+    is_rectified: bool = False  # whether the ReLU behind it is done
 
 
 class Walk:
@@ -97,10 +98,12 @@ class Walk:
         for point in points:
             self._enter(point)
             parts.append(self._take(rule.source, source, dim)[0])
-        result = rule.product(torch.cat(parts), self._plan.weights[node][:rows], self._plan.biases[node][:rows])
+        weight = rule.product.part(self._plan.weights[node], slice(rows), slice(None))
+        relu = node in self._run.know.rectified
+        result = rule.product(torch.cat(parts), weight, self._plan.biases[node][:rows], relu)
         for point, part in zip(points, result.split(self._n), strict=True):
             self._enter(point)
-            self._values[node] = Compact(part, layout, is_free=True)
+            self._values[node] = Compact(part, layout, is_free=True, is_rectified=relu)
 
     def _evaluate(self, node: fx.Node) -> Any:
         match rule := self._rules[node]:
@@ -121,6 +124,8 @@ class Walk:
         match rule:
             case Mark():
                 data, is_free = self._take(rule.source, layout, self._dims[node])
+            case Each() if rule.function is F.relu and getattr(self._values.get(rule.source), "is_rectified", False):
+                return self._values[rule.source]
             case Each():
                 data, is_free = self._take(rule.source, layout, self._dims[rule.source])
                 if rule.function is F.relu:
@@ -141,7 +146,8 @@ class Walk:
                 data, is_free = self._flatten(rule, node, layout), False
             case Linear():
                 data, is_free = self._product(rule, node, layout)
-        return Compact(data, layout, is_free)
+        is_rectified = isinstance(rule, Linear) and node in self._run.know.rectified
+        return Compact(data, layout, is_free, is_rectified)
 
     # What operands give.
 
@@ -291,62 +297,53 @@ class Walk:
         product, plan = rule.product, self._plan
         rows = layout.counts[self._point]
         bias = plan.biases[node][:rows]
+        relu = node in self._run.know.rectified
         if product.is_depthwise:
             each = len(layout.order) // product.inputs
             channels = layout.order[:rows] // each
             x, _ = self._gather(rule.source, channels, 1)
-            return product(x, plan.weights[node][:rows], bias), True
+            return product(x, plan.weights[node][:rows], bias, relu), True
         source = plan.inputs[node]
         constant = self._bias_of_dead(rule, node, rows)
         columns = source.counts[self._point]
-        if self._run.is_nested(node):
-            sums = self._nested(rule, node, layout, columns)[self._rows(node, rows)]
+        if self._run.is_nested(node) and columns > 0:
+            sums = self._nested(rule, node, layout, columns)
+            y, is_free = product.read(sums, rows, plan.biases[node], relu and constant is None)
             if constant is not None:
-                return sums + constant, True
-            return (sums, False) if len(self._states) == 1 else (sums.clone(), True)
+                y = y + constant
+                return (y.clamp_min_(0) if relu else y), True
+            return (y, is_free) if is_free or len(self._states) == 1 else (y.clone(), True)
         if columns == 0:
             shape = [self._n, *node.meta["shape"][1:]]
             dim = product.dim(len(shape))
             shape[dim] = rows
             only = along(bias, len(shape), dim) if constant is None else along(bias, len(shape), dim) + constant
-            return only.expand(shape).clone(memory_format=torch.contiguous_format), True
+            only = only.expand(shape).clone(memory_format=torch.contiguous_format)
+            return (only.clamp_min_(0) if relu else only), True
         x, _ = self._take(rule.source, source, product.dim(len(rule.source.meta["shape"])))
-        y = product(x, product.columns(slice(columns), plan.weights[node][:rows]), bias)
-        return (y if constant is None else y.add_(constant)), True
-
-    def _rows(self, node: fx.Node, rows: int) -> tuple[Any, ...]:
-        dim = self._dims[node]
-        assert dim is not None  # noqa: S101
-        return (*[slice(None)] * dim, slice(rows))
+        weight = product.part(plan.weights[node], slice(rows), slice(columns))
+        if constant is None:
+            return product(x, weight, bias, relu), True
+        y = product(x, weight, bias).add_(constant)
+        return (y.clamp_min_(0) if relu else y), True
 
     def _nested(self, rule: Linear, node: fx.Node, layout: Layout, columns: int) -> Tensor:
         """The running sum with all channels added that live at this point."""
         product, plan = rule.product, self._plan
         most = layout.counts[0]
         added = self._added.get(node, 0)
-        weight = plan.weights[node][:most]
+        bias = plan.biases[node][:most]
         dim = product.dim(len(rule.source.meta["shape"]))
+        intact = self._intact[self._run.intact_of(rule.source)]
         if columns > added:
             channels = plan.inputs[node].order[added:columns]
-            intact = self._intact[self._run.intact_of(rule.source)]
             x = intact.index_select(dim, channels.to(intact.device))
-            new = product.columns(slice(added, columns), weight)
-            if node not in self._sums:
-                self._sums[node] = product(x, new, plan.biases[node][:most])
-            elif product.convolve is None:
-                flat = self._sums[node].view(-1, most)
-                flat.addmm_(x.reshape(-1, columns - added), new.t())
+            new = product.part(plan.weights[node], slice(most), slice(added, columns))
+            if node in self._sums:
+                product.add(self._sums[node], x, new)
             else:
-                self._sums[node] += product(x, new, None)
+                self._sums[node] = product.start(x, new, bias)
             self._added[node] = columns
-        elif node not in self._sums:
-            shape = [self._n, *node.meta["shape"][1:]]
-            shape[dim] = most
-            self._sums[node] = (
-                along(plan.biases[node][:most], len(shape), dim)
-                .expand(shape)
-                .clone(memory_format=torch.contiguous_format)
-            )
         return self._sums[node]
 
     def _bias_of_dead(self, rule: Linear, node: fx.Node, rows: int) -> Tensor | None:
@@ -360,6 +357,7 @@ class Walk:
         dim = rule.product.dim(constant.ndim)
         channels = dead.nonzero().squeeze(1).to(constant.device)
         order = self._plan.layouts[node].order[:rows].to(constant.device)
-        weight = rule.product.columns(channels, rule.product.rows(order))
-        sent: Tensor = rule.product(constant.index_select(dim, channels), weight, None)
+        product = rule.product.by_column
+        weight = product.arranged(order, channels)
+        sent: Tensor = product(constant.index_select(dim, channels), weight, None)
         return sent
