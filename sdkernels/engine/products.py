@@ -15,12 +15,17 @@ from sdkernels.ops.winograd import DTYPES as WINOGRAD_DTYPES
 from sdkernels.ops.winograd import tiles, weight_matrix, winograd_input, winograd_output, winograd_weight
 
 _CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+
 # Elements of an unrolled weight, at most.
 LARGEST_UNROLLED = 2**25
 
 # Winograd's products pay from so many channels on either side, and where so few of the multiplications remain.
 FEWEST_CHANNELS = 32
 LARGEST_SHARE = 0.6
+
+# Bytes of either side of the 36 products, at least: they stay in a cache if they are no more than that, but are as many
+# as the weights if these are more, which are read again for each part of the examples.
+PRODUCTS_AT_ONCE = 2**22
 
 _CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
@@ -173,7 +178,14 @@ class Winograd(Product):
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
         """The map with other weights: ``[N, C', H, W]`` -> ``[N, D', H, W]``, in channels-last memory."""
-        return winograd_output(torch.bmm(winograd_input(x), weight.mT), bias, *self.positions, relu=relu)
+        down, across = tiles(*self.positions)
+        example = 36 * down * across * max(weight.shape[1:]) * x.element_size()
+        step = max(1, max(PRODUCTS_AT_ONCE, weight.nbytes) // example)
+        parts = [
+            winograd_output(torch.bmm(winograd_input(part), weight.mT), bias, *self.positions, relu=relu)
+            for part in x.split(step)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def start(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """A running sum: the 36 products; the bias is added when it is read."""
