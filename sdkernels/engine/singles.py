@@ -148,10 +148,17 @@ class SinglesRun:
         return found
 
     def _below(self, site: int) -> list[fx.Node]:
-        """The nodes that a site's units reach."""
+        """The nodes that a site's units reach, and the sizes that those read: of rows, whoever took them."""
         reached: set[fx.Node] = set()
+        sizes: set[fx.Node] = set()
         for node in self.nodes:
             if node is self.graph.sites[site] or any(s in reached for s in self._reads(node)):
+                reached.add(node)
+            is_number = "shape" not in node.meta and any(s in sizes for s in node.all_input_nodes)
+            if isinstance(self.know.rules[node], Size) or is_number:
+                sizes.add(node)
+        for node in reversed(self.nodes):
+            if node in sizes and any(user in reached for user in node.users if node in self.know.sources(user)):
                 reached.add(node)
         return [n for n in self.nodes if n in reached]
 

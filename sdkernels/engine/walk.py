@@ -101,7 +101,7 @@ class Walk:
         weight = rule.product.part(self._plan.weights[node], slice(rows), slice(None))
         relu = node in self._run.know.rectified
         result = rule.product(torch.cat(parts), weight, self._plan.biases[node][:rows], relu)
-        for point, part in zip(points, result.split(self._n), strict=True):
+        for point, part in zip(points, result.split(len(parts[0])), strict=True):
             self._enter(point)
             self._values[node] = Compact(part, layout, is_free=True, is_rectified=relu)
 

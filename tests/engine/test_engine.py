@@ -121,6 +121,40 @@ def test_a_size_from_above_the_first_site_is_not_folded(images):
     assert_same(together, sd.unit_importance(model, "relu1", images, method="loop"))
 
 
+def test_sizes_between_two_sites_are_those_of_the_rows(seeds_torch):
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.relu1, self.fc2, self.relu2 = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()
+            self.out = nn.Linear(8, 5)
+
+        def forward(self, x):
+            x = self.relu1(self.fc1(x))
+            n = x.size(0) * 2 // 2
+            return self.out(self.relu2(self.fc2(x)).view(n, 4, 2).softmax(1).view(n, 8))
+
+    model = Sized().double().eval()
+    data = torch.randn(30, 6).double(), torch.randint(0, 5, (30,))
+    together = sd.unit_importance(model, ["relu1", "relu2"], data)
+    assert_same(together, sd.unit_importance(model, ["relu1", "relu2"], data, method="loop"))
+
+
+def test_tokens_that_become_examples(seeds_torch):
+    class Merged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.relu, self.fc2, self.out = nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 5)
+
+        def forward(self, x):
+            x = self.relu(self.fc1(x)).softmax(1).reshape(-1, 6)
+            return self.out(self.fc2(x).relu().view(-1, 4, 6).mean(1))
+
+    model = Merged().double().eval()
+    data = torch.randn(30, 4, 3).double(), torch.randint(0, 5, (30,))
+    curve = sd.cumulative_ablation(model, "relu", data, orders=2, points=5)
+    assert_same(curve, sd.cumulative_ablation(model, "relu", data, orders=2, points=5, method="loop"))
+
+
 class Doubling(nn.Module):
     """Writes into its inputs."""
 
