@@ -36,6 +36,7 @@ class Case:
         values: kinds of value, for the sites in turn; one kind that needs no shape is given without layers' names.
         family: ``("cumulative", orders, points)``, ``("singles",)`` or ``("sets", number)``.
         examples, batch_size, configs_per_batch, backend, working_set: how the data comes, and how it is cut.
+        winograd: whether 3x3 convolutions of any size go by Winograd's products.
         seed: of weights, data, labels, orders, sets and values.
     """
 
@@ -53,6 +54,7 @@ class Case:
     configs_per_batch: int | str
     backend: str
     working_set: int
+    winograd: bool
     seed: int
 
 
@@ -216,5 +218,6 @@ CASES = st.builds(
     configs_per_batch=st.sampled_from(["auto", 1, 2, 5]),
     backend=st.sampled_from(["native", "reference"]),
     working_set=st.sampled_from([2**24, 2**12, 1]),
+    winograd=st.booleans(),
     seed=st.integers(0, 2**16),
 )
