@@ -38,7 +38,7 @@ def cumulative_ablation(
     metrics: Metric | Metrics = ("accuracy", "loss"),
     seed: int = 0,
     method: Literal["auto", "loop"] = "auto",
-    precision: Literal["float32", "float64"] | None = None,
+    precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
     select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
@@ -72,7 +72,9 @@ def cumulative_ablation(
             prediction), and functions (logits ``[N, L]``, labels ``[N]``) -> ``[N]``. Accuracy is always measured.
         seed: of the random orders. The global random state is left as it was.
         method: ``"auto"``, or ``"loop"``: one whole forward pass a configuration and batch, to check any result.
-        precision: ``"float32"`` or ``"float64"`` runs a converted copy of the model; None the model as it is.
+        precision: ``"float32"``, ``"float64"`` or ``"bfloat16"`` runs a converted copy of the model; None the model as
+            it is. On CUDA, float32 products are IEEE's, whatever torch is set to, but for ``"tf32"``, which rounds their
+            operands to TF32. ``curve.ambiguous`` goes by the precision.
         unit_dim: the units' dimension, for every layer or by layer.
         select: which part of a tuple holds the units, of layers that give one, for every such layer or by layer: 0 for
             the output of an ``nn.LSTM``.
@@ -143,7 +145,7 @@ def unit_importance(
     value_data: Any = None,
     metrics: Metric | Metrics = ("accuracy", "loss"),
     method: Literal["auto", "loop"] = "auto",
-    precision: Literal["float32", "float64"] | None = None,
+    precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
     select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
@@ -217,7 +219,7 @@ def ablate(
     value_data: Any = None,
     metrics: Metric | Metrics = ("accuracy", "loss"),
     method: Literal["auto", "loop"] = "auto",
-    precision: Literal["float32", "float64"] | None = None,
+    precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
     select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,

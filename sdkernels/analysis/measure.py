@@ -21,7 +21,12 @@ from sdkernels.engine.scores import Metric, Metrics, check_metrics
 from sdkernels.engine.sites import Layers, check_eval_mode, find_sites, unwrap
 from sdkernels.engine.values import Value, describe_value, resolve_values
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+PRECISIONS = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 FamilyT = TypeVar("FamilyT", bound=Family)
 
@@ -103,7 +108,9 @@ def measure(
     tensors = [*model.parameters(), *model.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    with _undisturbed(device):
+    if options.precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"precision='tf32' is arithmetic of NVIDIA GPUs; the model is on {device}")
+    with _undisturbed(device, tf32=options.precision == "tf32"):
         batches = Batches(
             data, batch_size=options.batch_size, device=device, dtype=dtype if options.precision else None
         )
@@ -127,18 +134,23 @@ def measure(
         outcome=outcome,
         layers=tuple(site.name for site in sites),
         value=describe_value(value),
-        precision=str(dtype).removeprefix("torch."),
+        precision="tf32" if options.precision == "tf32" else str(dtype).removeprefix("torch."),
         method=options.method,
     )
 
 
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Without the caller's autocast, as the precision is the model's; random draws, as a loader's, are undone; what is
-    compiled runs eagerly, as compiled code may not see hooks."""
+def _undisturbed(device: torch.device, tf32: bool) -> Iterator[None]:
+    """Without the caller's autocast, and with TF32 only if asked for, as the precision is the model's; random draws, as
+    a loader's, are undone; what is compiled runs eagerly, as compiled code may not see hooks."""
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.random.fork_rng(devices=[]))
+        if device.type == "cuda":
+            backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+            for backend in backends:
+                stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
+                backend.allow_tf32 = tf32
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a second
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

@@ -26,6 +26,12 @@ COUNTED = {
 
 # Two logits closer than this, relative to the largest of their example, may change places by rounding alone.
 AMBIGUOUS_MARGIN = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
+TF32_MARGIN = 1e-2
+
+
+def uses_tf32(like: Tensor, dtype: torch.dtype) -> bool:
+    """Whether float32 products on this device round their operands to TF32."""
+    return dtype == torch.float32 and like.is_cuda and torch.backends.cuda.matmul.allow_tf32
 
 
 def metric_name(metric: Metric) -> str:
@@ -90,7 +96,7 @@ class Scores:
             "top": 5 if "top5" in self.sums else None,
             "per_class": "class_accuracy" in self.sums,
             "prediction": intact_prediction if "agreement" in self.sums else None,
-            "margin": AMBIGUOUS_MARGIN[dtype],
+            "margin": TF32_MARGIN if uses_tf32(intact_prediction, dtype) else AMBIGUOUS_MARGIN[dtype],
         }
 
     def add(self, configurations: Tensor, logits: Tensor, labels: Tensor, intact_prediction: Tensor) -> None:

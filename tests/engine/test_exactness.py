@@ -206,6 +206,24 @@ def test_precision_converts_a_copy(seeds_torch):
     assert_same(curve, sd.cumulative_ablation(in_double, "1", (data[0].double(), data[1]), method="loop"))
 
 
+def test_bfloat16_as_asked_for(seeds_torch):
+    model = mlp(8, (12, 7), 6, seed=0).eval()
+    data = torch.randn(64, 8), torch.randint(0, 6, (64,))
+    curve = sd.cumulative_ablation(model, ["relu1", "relu2"], data, orders=2, points=4, precision="bfloat16")
+    assert curve.precision == "bfloat16"
+    assert next(model.parameters()).dtype == torch.float32
+    exact = sd.cumulative_ablation(model, ["relu1", "relu2"], data, orders=2, points=4)
+    assert ((curve.correct - exact.correct).abs() <= curve.ambiguous).all()
+    assert not torch.equal(curve.loss, exact.loss)
+
+
+def test_tf32_needs_a_gpu(seeds_torch):
+    data = torch.randn(10, 8), torch.randint(0, 6, (10,))
+    with pytest.raises(ValueError, match="'tf32' is arithmetic of NVIDIA GPUs; the model is on cpu"):
+        sd.cumulative_ablation(mlp(8, (12, 7), 6, seed=0).eval(), "relu1", data, precision="tf32")
+
+
+
 def test_ambiguous_counts_ties(seeds_torch):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2, bias=False)).double().eval()
     data = torch.randn(25, 3).double(), torch.zeros(25, dtype=torch.long)
