@@ -128,14 +128,15 @@ def gather(parts: Iterable[tuple[Tensor, ...]], examples: int) -> Iterator[tuple
     for part in parts:
         if waiting and any(a.shape[1:] != b.shape[1:] for a, b in zip(part, waiting[0], strict=True)):
             yield _concatenate(waiting)
-            waiting = []
         waiting.append(part)
         if sum(len(one[0]) for one in waiting) >= examples:
             yield _concatenate(waiting)
-            waiting = []
     if waiting:
         yield _concatenate(waiting)
 
 
 def _concatenate(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    """One tuple of all parts, which are let go."""
+    whole = parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    parts.clear()
+    return whole
