@@ -1,7 +1,7 @@
 """Run a family on a model: batches outside, configurations inside, counts out."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from sdkernels.engine.batches import Batches, check_labels, gather
 from sdkernels.engine.families import Family
 from sdkernels.engine.graph import Graph, UntraceableError, is_close, trace
 from sdkernels.engine.loop import ablated_logits, run_loop
-from sdkernels.engine.memory import Budget, is_out_of_memory, memory_limit
+from sdkernels.engine.memory import is_out_of_memory, memory_limit
 from sdkernels.engine.plan import Plan
 from sdkernels.engine.scores import Metric, Scores
 from sdkernels.engine.sites import Site
@@ -40,7 +40,7 @@ class Job:
         values: for each site, what a clamped unit becomes; broadcasts to one example.
         metrics: as :func:`sdkernels.engine.scores.check_metrics` gives them.
         probe: a few inputs [N, ...], and ``probe_logits`` [N, L] what the model gives for them.
-        advance: hears of examples x configurations done.
+        advance: hears of examples x configurations done; of a negative number where they are to be done again.
     """
 
     model: nn.Module
@@ -82,8 +82,8 @@ def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction
         if tiles is None:
             outcome = _run_loop(job, reason)
         else:
-            budget = tiles.budget(probe, memory_limit(probe.device, memory_fraction))
-            outcome = _run_tiles(job, tiles, budget, configs_per_batch)
+            limit = memory_limit(probe.device, memory_fraction)
+            outcome = _run_tiles(job, tiles, limit, configs_per_batch)
     _warn_of_no_effect(job, outcome, tiles.graph if tiles else None)
     return outcome
 
@@ -109,41 +109,45 @@ def _prepare(job: Job, probe: Tensor, logits: Tensor, configs_per_batch: int | N
     return tiles
 
 
-def _run_tiles(job: Job, tiles: TileRun, budget: Budget, configs_per_batch: int | None) -> Outcome:
+def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | None) -> Outcome:
     by_shape = {job.batches.first()[0].shape[1:]: tiles}  # as texts of several lengths
     device = job.batches.device
     intact = Scores(job.metrics, 1, job.probe_logits.shape[1], device)
     ablated = Scores(job.metrics, job.family.configurations, job.probe_logits.shape[1], device)
+    budget = tiles.budget(job.probe, limit, ablated.are_counted)
     size = min(budget.tile(device), job.batches.examples or budget.tile(device))
 
     def look(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
         check_finite(job.sites[index].name, activation, intact.examples)
         return activation
 
-    def run_tile(inputs: Tensor, labels: Tensor) -> None:
-        """All or nothing: what memory runs out on leaves no trace."""
-        before = ablated.snapshot()
+    def fits(inputs: Tensor, labels: Tensor) -> bool:
+        """Run a tile, all of it or nothing: what memory runs out on leaves no trace, and holds none."""
+        here = by_shape[inputs.shape[1:]]
+        before, pairs, done = ablated.snapshot(), here.pairs, 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            job.advance(count)
+
         try:
-            here = by_shape[inputs.shape[1:]]
             tile = here.intact(inputs, labels, look)
-            here.score(tile, ablated, job.advance)
+            here.score(tile, ablated, advance)
         except Exception as error:
-            ablated.sums = before
             if not is_out_of_memory(error):
                 raise
-        else:
-            intact.count_examples(labels)
-            intact.add(torch.zeros(1, dtype=torch.int64), tile.logits[None], labels, tile.logits.argmax(1))
-            return
-        run_halves(inputs, labels)
-
-    def run_halves(inputs: Tensor, labels: Tensor) -> None:
-        nonlocal size
-        if len(labels) == 1:
-            raise MemoryError("one example does not fit into memory")
-        size = min(size, (len(labels) + 1) // 2)
-        for part in _slices(len(labels), size):
-            run_tile(inputs[part], labels[part])
+            if len(labels) == 1:
+                raise MemoryError(
+                    f"memory ran out on one example ({error}); where configs_per_batch is given, a lower one takes less"
+                ) from error
+            ablated.sums, here.pairs = before, pairs
+            here.halve_spare()
+            job.advance(-done)
+            return False
+        intact.count_examples(labels)
+        intact.add(torch.zeros(1, dtype=torch.int64), tile.logits[None], labels, tile.logits.argmax(1))
+        return True
 
     read = 0
     for inputs, labels in gather(job.batches, size):
@@ -151,19 +155,19 @@ def _run_tiles(job: Job, tiles: TileRun, budget: Budget, configs_per_batch: int 
         read += len(labels)
         if inputs.shape[1:] not in by_shape:
             probe = inputs[:PROBE_EXAMPLES]
-            by_shape[inputs.shape[1:]] = _prepare(job, probe, job.model(probe.clone()), configs_per_batch)
+            here = _prepare(job, probe, job.model(probe.clone()), configs_per_batch)
+            size = min(size, here.budget(probe, limit, ablated.are_counted).tile(device))
+            by_shape[inputs.shape[1:]] = here
         start = 0
         while start < len(labels):
-            part = slice(start, start + size)
-            run_tile(inputs[part], labels[part])
-            start = part.stop
+            part = slice(start, min(start + size, len(labels)))
+            if fits(inputs[part], labels[part]):
+                start = part.stop
+            else:
+                size = (part.stop - part.start + 1) // 2
+        del inputs, labels  # or they would still be there while the next ones are put together
     plan = tiles.plan(size, budget)
     return Outcome(intact.sums, ablated.sums, intact.examples, intact.class_examples, plan)
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def _run_loop(job: Job, reason: str) -> Outcome:
@@ -219,7 +223,7 @@ def check_finite(name: str, activation: Tensor, start: int) -> None:
     Raises:
         ValueError: names the layer, how many elements, and the first example.
     """
-    if activation.sum(dtype=torch.float64).isfinite():  # a sum is cheaper than a mask, and finite only if all are
+    if activation.sum().isfinite():  # a sum is cheaper than a mask, and finite only if all are
         return
     wrong = ~activation.isfinite()
     if not wrong.any():

@@ -28,11 +28,15 @@ class Budget:
         fixed: what does not grow with the examples of a tile.
         by_example: what each example of a tile takes.
         limit: what must not be passed.
+        spare: what configurations that run side by side may take on top of that.
+        spare_by_example: what all of them would take.
     """
 
     fixed: float
     by_example: float
     limit: float
+    spare: float = 0.0
+    spare_by_example: float = 0.0
 
     def tile(self, device: torch.device) -> int:
         """How many examples are run at once.
@@ -41,17 +45,18 @@ class Budget:
             MemoryError: not even one fits the limit.
         """
         wanted = WORKING_SET.get(device.type, WORKING_SET["cpu"]) / max(self.by_example, 1.0)
-        tile = min(max(int(wanted), FEWEST), MOST, int((self.limit - self.fixed) / max(self.by_example, 1.0)))
+        allowed = (self.limit - self.fixed - self.spare) / max(self.by_example, 1.0)
+        tile = min(max(int(wanted), FEWEST), MOST, int(allowed))
         if tile < 1:
             raise MemoryError(
-                f"one example takes {_mebibytes(self.fixed + self.by_example)} on {device}, more than the limit of "
+                f"one example takes {_mebibytes(self.peak(1))} on {device}, too much for the limit of "
                 f"{_mebibytes(self.limit)}; raise memory_fraction"
             )
         return tile
 
     def peak(self, tile: int) -> float:
         """What a tile takes at most."""
-        return self.fixed + tile * self.by_example
+        return self.fixed + tile * self.by_example + min(self.spare, tile * self.spare_by_example)
 
 
 def find_budget(work: Callable[[int], Any], examples: int, limit: float) -> Budget:
@@ -109,20 +114,18 @@ class _Meter(TorchDispatchMode):
         self._holders: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {_address(t) for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._hold(tensor, given)
+        for tensor in (result,) if isinstance(result, Tensor) else tree_leaves(result):
+            if isinstance(tensor, Tensor) and (address := _address(tensor)):
+                if address in self._holders:
+                    self._hold(tensor, address)
+                elif all(address != _address(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)):
+                    self._now += tensor.untyped_storage().nbytes()  # new, and no view of what was there before
+                    self._hold(tensor, address)
+        self.peak = max(self.peak, self._now + _workspace(func, args, result))
         return result
 
-    def _hold(self, tensor: Tensor, given: set[int]) -> None:
-        address = _address(tensor)
-        if address not in self._holders:
-            if address in given or address == 0:  # a view of what was there before
-                return
-            self._now += tensor.untyped_storage().nbytes()
-            self.peak = max(self.peak, self._now)
+    def _hold(self, tensor: Tensor, address: int) -> None:
         self._holders[address] = self._holders.get(address, 0) + 1
         weakref.finalize(tensor, self._release, address, tensor.untyped_storage().nbytes())
 
@@ -131,6 +134,16 @@ class _Meter(TorchDispatchMode):
         if self._holders[address] == 0:
             del self._holders[address]
             self._now -= nbytes
+
+
+def _workspace(func: Any, args: Any, result: Any) -> int:
+    """Bytes that an operation on a CPU takes for itself, which no tensor shows."""
+    if func is not torch.ops.aten.convolution.default or result.device.type != "cpu":
+        return 0
+    x, weight = args[:2]
+    if x.dtype == torch.float64:  # the columns of the whole batch, for one product
+        return int(result.numel() // len(weight) * weight[0].numel() * x.element_size())
+    return int(x.nbytes + result.nbytes)  # oneDNN's copies, in blocks of channels
 
 
 def _address(tensor: Tensor) -> int:

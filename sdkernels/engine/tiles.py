@@ -1,6 +1,7 @@
 """Run a family on a traced model, a tile of examples at a time: the intact model first, then every configuration."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,8 @@ class TileRun:
         self._plans: dict[int, CurvePlan] = {}
         self._few = self._curve_run.plan(_few_points(self._curves[0])) if self._curves else None
         self._passes: dict[int, int] = {}  # units that share a pass, by site
+        self._spare = self._space  # bytes for configurations that run side by side
+        self._weights = float(PERMUTED_WEIGHTS)
         self._keep = (self._curve_run.keep if self._curves else frozenset()) | (
             self._singles.keep if self._singles else frozenset()
         )
@@ -106,37 +109,65 @@ class TileRun:
         for configurations, logits in self._single_logits(_few_units(self._alone), tile.values, len(labels)):
             yield from zip(configurations.tolist(), logits, strict=True)
 
-    def budget(self, probe: Tensor, limit: float) -> Budget:
-        """Measure the memory of a tile on a probe."""
+    def budget(self, probe: Tensor, limit: float, are_counted: bool) -> Budget:
+        """Measure the memory of a tile on a probe.
+
+        Args:
+            probe: a few inputs [N, ...].
+            limit: bytes that must not be passed.
+            are_counted: whether an op counts all metrics, so that it needs no logits.
+        """
         labels = torch.zeros(len(probe), dtype=torch.int64, device=probe.device)
+        self._spare, self._weights = min(self._space, limit / 8), min(PERMUTED_WEIGHTS, limit / 4)
+        plan = self._plan(0) if self._curves else None
 
         def work(examples: int) -> None:
             tile = self.intact(probe[:examples].clone(), labels[:examples], _identity)
-            if self._few is not None and self._tail is None:
+            if plan is not None and self._tail is not None:
+                FusedTail(self._curve_run, self._tail, plan)
+            elif self._few is not None:
                 for _ in Walk(self._curve_run, self._few, tile.values, examples).logits(1):
                     pass
+            self._make_present(tile.values)
             for group in _few_units(self._alone, self._passes):
                 for _ in self._single_logits([group], tile.values, examples):
                     pass
 
-        self._passes = {group.site: 1 for group in self._alone}
+        self._passes = {group.site: self._configs_per_pass or 1 for group in self._alone}
         budget = find_budget(work, len(probe), limit)
         if self._singles is not None and self._configs_per_pass is None:
             tile = budget.tile(probe.device)
-            space = min(WORKING_SET.get(probe.device.type, WORKING_SET["cpu"]), limit / 4)
+            space = min(self._space, limit / 4)
             self._passes = {
                 g.site: max(1, min(len(g.units), int(space / (tile * self._singles.row_bytes(g.site)))))
                 for g in self._alone
             }
             budget = find_budget(work, len(probe), limit)
-        elif self._configs_per_pass is not None:
-            self._passes = {group.site: self._configs_per_pass for group in self._alone}
-            budget = find_budget(work, len(probe), limit)
-        together = 0.0
-        if self._few is not None and self._tail is None:
-            together = min(self._space(probe.device), limit / 8)
-        kept = 0 if self._few is None else self._few.bytes * len(self._curves)
-        return Budget(budget.fixed + together + min(kept, PERMUTED_WEIGHTS), budget.by_example, limit)
+        self.pairs = (0, 0)
+        if plan is None:
+            return budget
+        weights = plan.bytes + min(plan.bytes * len(self._curves), self._weights + plan.bytes)
+        row = self._curve_run.row_bytes
+        if self._tail is not None:
+            row = 0 if are_counted else self._logit_bytes
+        most = max(curve.points for curve in self._curves)
+        return replace(
+            budget, fixed=budget.fixed + weights, spare=self._spare if row else 0.0, spare_by_example=most * row
+        )
+
+    def halve_spare(self) -> None:
+        """Let configurations that run side by side take half as much: fewer examples alone would make room for more."""
+        self._spare /= 2
+
+    @property
+    def pairs(self) -> tuple[int, int]:
+        """How many pairs of single unit and example there were, and how many were not absent already."""
+        return (0, 0) if self._singles is None else (self._singles.pairs, self._singles.active)
+
+    @pairs.setter
+    def pairs(self, pairs: tuple[int, int]) -> None:
+        if self._singles is not None:
+            self._singles.pairs, self._singles.active = pairs
 
     def plan(self, tile: int, budget: Budget) -> Plan:
         """What was done; call it after the last tile."""
@@ -157,27 +188,39 @@ class TileRun:
 
     def _together(self, examples: int) -> int:
         """How many points of a curve are run side by side: few examples alone would not fill the processor."""
-        device = self._curve_run.values[0].device
-        return max(1, int(self._space(device) / (examples * self._curve_run.row_bytes)))
+        return max(1, int(self._spare / (examples * self._curve_run.row_bytes)))
 
-    @staticmethod
-    def _space(device: torch.device) -> int:
-        return WORKING_SET.get(device.type, WORKING_SET["cpu"])
+    @property
+    def _space(self) -> float:
+        return float(WORKING_SET.get(self._curve_run.values[0].device.type, WORKING_SET["cpu"]))
+
+    @property
+    def _logit_bytes(self) -> int:
+        """An example's logits, twice: a user's metric gets a copy."""
+        return 2 * int(self.graph.output.meta["shape"][1]) * self._curve_run.values[0].element_size()
+
+    def _make_present(self, values: Values) -> None:
+        """Let every activation differ from its clamp value: absent pairs take no memory, and a probe may have many."""
+        for group in self._alone:
+            mark = self.graph.sites[group.site]
+            if mark is not None and self._singles is not None:
+                source = mark.all_input_nodes[0]
+                other = (self._singles.values[group.site] == 0).to(values[source].dtype)
+                values[source] = other.expand_as(values[source]).clone()
 
     def _plan(self, index: int) -> CurvePlan:
         if index in self._plans:
             return self._plans[index]
         plan = self._curve_run.plan(self._curves[index])
-        if sum(p.bytes for p in (plan, *self._plans.values())) <= PERMUTED_WEIGHTS:
+        if sum(p.bytes for p in (plan, *self._plans.values())) <= self._weights:
             self._plans[index] = plan
         return plan
 
     def _score_fused(self, tile: Tile, prediction: Tensor, curve: Curve, fused: FusedTail, scores: Scores) -> None:
-        n, classes = tile.logits.shape
+        n = len(tile.labels)
         step = n
         if not scores.are_counted:  # logits of all points are made
-            space = WORKING_SET.get(tile.logits.device.type, WORKING_SET["cpu"])
-            step = max(16, space // (curve.points * classes * tile.logits.element_size()))
+            step = max(1, int(self._spare / (curve.points * self._logit_bytes)))
         for start in range(0, n, step):
             examples = slice(start, min(start + step, n))
             labels, predicted = tile.labels[examples], prediction[examples]
