@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from sdkernels.engine.batches import Batches, check_labels, gather
+from sdkernels.engine.exported import find_graph
 from sdkernels.engine.families import Family
-from sdkernels.engine.graph import Graph, UntraceableError, is_close, trace
+from sdkernels.engine.graph import Graph, UntraceableError, is_close
 from sdkernels.engine.loop import ablated_logits, run_loop
 from sdkernels.engine.memory import is_out_of_memory, memory_limit
 from sdkernels.engine.plan import Plan
@@ -94,7 +95,7 @@ def _prepare(job: Job, probe: Tensor, logits: Tensor, configs_per_batch: int | N
     Raises:
         UntraceableError: it cannot be traced, or does something else than its graph says.
     """
-    graph = trace(job.model, job.sites, probe, logits)
+    graph = find_graph(job.model, job.sites, probe, logits)
     tiles = TileRun(graph, job.sites, job.family, job.values, probe, configs_per_batch)
     inputs = probe[:CHECKED_EXAMPLES]
     labels = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)

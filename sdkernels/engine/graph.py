@@ -1,7 +1,9 @@
 """The model as a dataflow graph, cut into what no ablation touches (shared) and what some does (dependent)."""
 
+import copy
 import inspect
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +23,16 @@ _IN_PLACE_OPERATORS = frozenset(
     getattr(operator, name) for name in dir(operator) if name.startswith("i") and name[1:] in dir(operator)
 )
 
+_CONTAINERS = (dict, OrderedDict, list, set)
+
 _ALLOCATING_MODULES = (
     *(nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm),
     *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.ReLU, nn.GELU, nn.Tanh, nn.Sigmoid),
 )
 _ALLOCATING_FUNCTIONS = {
     *(operator.add, operator.sub, operator.mul, operator.truediv, operator.matmul, torch.cat, torch.add, torch.mul),
-    *(F.relu, F.gelu, F.linear, F.conv1d, F.conv2d, F.conv3d, F.batch_norm, F.layer_norm),
+    *(F.relu, F.gelu, F.linear, F.conv1d, F.conv2d, F.conv3d, F.batch_norm, F.layer_norm, F.group_norm),
+    *(F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
 }
 
 
@@ -99,6 +104,12 @@ class Graph:
         name = str(node.target)
         return self.constants[name] if name in self.constants else operator.attrgetter(name)(self.model)
 
+    def constant(self, argument: Any) -> Tensor | None:
+        """The tensor that an argument names if it is a ``get_attr`` node."""
+        is_named = isinstance(argument, fx.Node) and argument.op == "get_attr"
+        value = self.attribute(argument) if is_named else None
+        return value.detach() if isinstance(value, Tensor) else None
+
     @cached_property
     def _step_of(self) -> dict[fx.Node, _Step]:
         return {step.node: step for step in (*self._shared_steps, *self._dependent_steps)}
@@ -158,6 +169,11 @@ def is_site(node: fx.Node) -> bool:
     return node.target is _site
 
 
+def mark_site(node: fx.Node) -> None:
+    """Make a node, whose arguments are the activation and the site's index, the mark of a site."""
+    node.target = _site
+
+
 def trace(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logits: Tensor) -> Graph:
     """Trace ``model`` by torch.fx and check that the graph gives ``logits`` for ``inputs``.
 
@@ -167,22 +183,38 @@ def trace(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logits: Tenso
     """
     tracer = _SiteTracer(sites)
     try:
-        with _state_restored(model):
+        with state_restored(model):
             fx_graph = tracer.trace(model, concrete_args=_defaults(model))
             constants = {name: value for name, value in vars(model).items() if name.startswith("_tensor_constant")}
     except UntraceableError:
         raise
     except Exception as error:  # fx runs the user's own code, which may raise anything
         raise UntraceableError(f"torch.fx cannot trace it ({type(error).__name__}: {error})") from error
+    for node in fx_graph.nodes:
+        check_in_place(node, model)
+    return build(model, fx_graph, sites, constants, inputs, logits)
+
+
+def build(
+    model: nn.Module,
+    fx_graph: fx.Graph,
+    sites: Sequence[Site],
+    constants: dict[str, Tensor],
+    inputs: Tensor,
+    logits: Tensor,
+) -> Graph:
+    """The graph of traced nodes, whose sites are marked; checked to give ``logits`` for ``inputs``.
+
+    Raises:
+        UntraceableError: a site has no mark, sites have several types, or the graph computes something else.
+    """
     (output_node,) = [n for n in fx_graph.nodes if n.op == "output"]
     output = output_node.args[0]
     if not isinstance(output, fx.Node):
         raise UntraceableError("its output is not one tensor")
-    for node in fx_graph.nodes:
-        _check_in_place(node, model)
     marked = {n.args[1] for n in fx_graph.nodes if is_site(n)}
     if hidden := [site.name for i, site in enumerate(sites) if i not in marked]:
-        raise UntraceableError(f"torch.fx does not see the calls of layers {hidden}")
+        raise UntraceableError(f"the calls of layers {hidden} do not show in its graph")
     reaches = _ancestors(output)
     nodes = [n for n in fx_graph.nodes if n in reaches]
     if sum(n.op == "placeholder" for n in nodes) > 1:
@@ -193,7 +225,9 @@ def trace(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logits: Tenso
         if is_site(node) or any(read in dependent for read in node.all_input_nodes):
             dependent.add(node)
     graph = Graph(model, nodes, output, [marks.get(i) for i in range(len(sites))], frozenset(dependent), constants)
-    _check_equal(graph, inputs, logits)
+    check_equal(graph, inputs, logits)
+    if len({mark.meta["dtype"] for mark in marks.values()}) > 1:
+        raise UntraceableError("its layers give outputs of several types")
     return graph
 
 
@@ -236,18 +270,17 @@ class _SiteTracer(fx.Tracer):
 
 
 @contextmanager
-def _state_restored(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass over fx's stand-ins for tensors stores in the model."""
-    modules = list(model.modules())
-    held = [(dict(vars(m)), dict(m._buffers)) for m in modules]
+def state_restored(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass over stand-ins for tensors stores in the model's attributes, lists and dicts."""
+    attributes = [vars(module) for module in model.modules()]
+    containers = [v for held in attributes for v in held.values() if type(v) in _CONTAINERS]
+    before = [(container, copy.copy(container)) for container in (*attributes, *containers)]
     try:
         yield
     finally:
-        for module, (attributes, buffers) in zip(modules, held, strict=True):
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+        for container, held in before:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(held)
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
@@ -272,6 +305,8 @@ def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
     if node.op == "call_method":
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
     if node.op == "call_function":
+        if isinstance(node.target, torch._ops.OpOverload):
+            return bool(node.target._schema.is_mutable)
         if getattr(node.target, "__module__", "") == "_operator":
             return node.target in _IN_PLACE_OPERATORS
         name = getattr(node.target, "__name__", "")
@@ -284,7 +319,12 @@ def storage(value: Any) -> int | None:
     return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
-def _check_in_place(node: fx.Node, model: nn.Module) -> None:
+def check_in_place(node: fx.Node, model: nn.Module) -> None:
+    """Refuse a node that writes into what another may read.
+
+    Raises:
+        UntraceableError: names the node.
+    """
     if node.target is operator.setitem or "out" in node.kwargs:
         raise UntraceableError(f"node {node.name!r} writes into a tensor that other nodes hold")
     if not _is_in_place(node, model):
@@ -306,7 +346,12 @@ def _allocates(node: fx.Node, model: nn.Module) -> bool:
     return node.op == "call_function" and is_new and not _is_in_place(node, model)
 
 
-def _check_equal(graph: Graph, inputs: Tensor, logits: Tensor) -> None:
+def check_equal(graph: Graph, inputs: Tensor, logits: Tensor) -> None:
+    """Refuse a graph that does not give the model's logits.
+
+    Raises:
+        UntraceableError: says how they differ.
+    """
     try:
         with torch.no_grad():
             traced = graph.values(graph.shared_values(inputs), lambda _index, _mark, activation: activation)[

@@ -29,7 +29,7 @@ def run_loop(
     sums: Sums = {}
     configurations = len(masks[0])
     for inputs, labels in batches:
-        with torch.no_grad(), _Hooks(calls, lambda i, out: check(i, out)):
+        with torch.no_grad(), Hooks(calls, lambda i, out: check(i, out)):
             intact = model(inputs.clone())  # a model may write into its inputs
         check_labels(labels, intact)
         _add(intact_sums, 0, 1, _score(metrics, intact, labels, intact))
@@ -48,12 +48,12 @@ def ablated_logits(
     values: Sequence[Tensor],
 ) -> Tensor:
     """The model's logits with units clamped: one whole forward pass."""
-    with torch.no_grad(), _Hooks(calls, lambda i, out: _clamp(out, masks[i], values[i], calls[i][2])):
+    with torch.no_grad(), Hooks(calls, lambda i, out: _clamp(out, masks[i], values[i], calls[i][2])):
         logits: Tensor = model(inputs.clone())
     return logits
 
 
-class _Hooks:
+class Hooks:
     """Within the context, each call's output is replaced by ``change(index, output)`` unless that is None."""
 
     def __init__(self, calls: Sequence[Call], change: Callable[..., Any]) -> None:

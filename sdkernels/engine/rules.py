@@ -298,11 +298,11 @@ def _as_affine(node: fx.Node, graph: Graph, source: fx.Node) -> Affine | None:
         arguments = dict(zip(_BATCH_NORM_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
         if arguments.get("training", False) is not False:
             return None
-        held = [graph.constant(arguments.get(name)) for name in _BATCH_NORM_ARGUMENTS[1:5]]
         given = [arguments.get(name) for name in _BATCH_NORM_ARGUMENTS[1:5]]
-        if any(tensor is None and argument is not None for tensor, argument in zip(held, given, strict=True)):
+        mean, variance, weight, bias = (graph.constant(argument) for argument in given)
+        if any(a is None and b is not None for a, b in zip((mean, variance, weight, bias), given, strict=True)):
             return None
-        return _affine(source, *held, arguments.get("eps", 1e-5))
+        return _affine(source, mean, variance, weight, bias, arguments.get("eps", 1e-5))
     if node.op != "call_module":
         return None
     module = graph.model.get_submodule(str(node.target))
