@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 # What tensors of one tile may take where the limit leaves the choice, in bytes: small enough for a processor's caches
 # to help, large enough to keep a GPU busy.
@@ -115,11 +114,11 @@ class _Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in (result,) if isinstance(result, Tensor) else tree_leaves(result):
-            if isinstance(tensor, Tensor) and (address := _address(tensor)):
+        for tensor in _tensors(result):
+            if address := _address(tensor):
                 if address in self._holders:
                     self._hold(tensor, address)
-                elif all(address != _address(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)):
+                elif all(address != _address(t) for t in _tensors((args, *(kwargs or {}).values()))):
                     self._now += tensor.untyped_storage().nbytes()  # new, and no view of what was there before
                     self._hold(tensor, address)
         self.peak = max(self.peak, self._now + _workspace(func, args, result))
@@ -134,6 +133,15 @@ class _Meter(TorchDispatchMode):
         if self._holders[address] == 0:
             del self._holders[address]
             self._now -= nbytes
+
+
+def _tensors(held: Any) -> Iterator[Tensor]:
+    """The tensors among what an operation is given, or gives: lists of them at most."""
+    if isinstance(held, Tensor):
+        yield held
+    elif isinstance(held, (tuple, list)):
+        for part in held:
+            yield from _tensors(part)
 
 
 def _workspace(func: Any, args: Any, result: Any) -> int:
