@@ -20,7 +20,7 @@ from sdkernels.engine.sites import Site
 from sdkernels.engine.walk import Walk
 
 # Permuted weights kept from tile to tile, in bytes; those of further curves are made again for each tile.
-PERMUTED_WEIGHTS = 2**28
+PERMUTED_WEIGHTS = 2**30
 
 
 class Tile(NamedTuple):
