@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -72,19 +72,26 @@ def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction
         probe, logits = job.probe, job.probe_logits
         check_repeatable(job.model, probe, logits)
         tiles: TileRun | None = None
-        reason = "method='loop'"
+        outcome: Outcome | None = None
+        reason, done = "method='loop'", 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            job.advance(count)
+
         if method == "auto":
             try:
                 tiles = _prepare(job, probe, logits, configs_per_batch)
-            except UntraceableError as error:
-                reason = str(error)
+                limit = memory_limit(probe.device, memory_fraction)
+                outcome = _run_tiles(replace(job, advance=advance), tiles, limit, configs_per_batch)
+            except UntraceableError as error:  # maybe on later inputs, of another shape
+                tiles, reason = None, str(error)
+                job.advance(-done)
                 message = f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}"
                 warnings.warn(message, SdkernelsWarning, stacklevel=4)
-        if tiles is None:
+        if outcome is None:
             outcome = _run_loop(job, reason)
-        else:
-            limit = memory_limit(probe.device, memory_fraction)
-            outcome = _run_tiles(job, tiles, limit, configs_per_batch)
     _warn_of_no_effect(job, outcome, tiles.graph if tiles else None)
     return outcome
 

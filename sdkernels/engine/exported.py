@@ -35,9 +35,9 @@ from sdkernels.engine.graph import (
 from sdkernels.engine.loop import Hooks
 from sdkernels.engine.sites import Site
 
-torch.library.define("sdkernels::site", "(Tensor x, int index) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-torch.library.impl("sdkernels::site", "default")(lambda x, _index: x.clone())
-torch.library.register_fake("sdkernels::site")(lambda x, _index: torch.empty_like(x))
+torch.library.define("sdkernels_engine::site", "(Tensor x, int index) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+torch.library.impl("sdkernels_engine::site", "default")(lambda x, _index: x.clone())
+torch.library.register_fake("sdkernels_engine::site")(lambda x, _index: torch.empty_like(x))
 
 # ATen's operations that the rules know as functions of the same name and arguments, wherever torch has them.
 _NAMES = (
@@ -125,7 +125,7 @@ def _rewrite(program: Any, model: nn.Module) -> dict[str, Tensor]:
 
 
 def _mark(index: int, output: Tensor) -> Any:
-    return torch.ops.sdkernels.site(output, index)
+    return torch.ops.sdkernels_engine.site(output, index)
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -232,7 +232,7 @@ def _inline_regions(module: fx.GraphModule) -> None:
 
 
 def _is_mark(node: fx.Node) -> bool:
-    return node.target is torch.ops.sdkernels.site.default
+    return node.target is torch.ops.sdkernels_engine.site.default
 
 
 def _own_sizes(graph: fx.Graph) -> None:

@@ -317,6 +317,24 @@ def test_what_neither_can_follow_runs_as_a_loop_and_says_so_once(data, make, cap
     assert_same(auto, sd.cumulative_ablation(model, "relu2", data, method="loop", **CURVE))
 
 
+def test_a_later_shape_that_cannot_be_followed(seeds_torch):
+    class LongOnesDecide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.relu, self.out = nn.Embedding(20, 6), nn.ReLU(), nn.Linear(6, 5)
+
+        def forward(self, tokens):
+            x = self.relu(self.words(tokens)).mean(1)
+            return self.out(-x if tokens.shape[1] > 4 and x.sum() < 0 else x)
+
+    model = LongOnesDecide().double().eval()
+    batches = [(torch.randint(0, 20, (5, n)), torch.randint(0, 5, (5,))) for n in (3, 8, 4)]
+    with pytest.warns(sd.SdkernelsWarning, match="runs as a hook loop") as caught:
+        auto = sd.cumulative_ablation(model, "relu", batches, **CURVE)
+    assert len(caught) == 1
+    assert_same(auto, sd.cumulative_ablation(model, "relu", batches, method="loop", **CURVE))
+
+
 def test_the_model_is_left_as_it_was(data):
     class Remembers(BranchesOnShape):
         def __init__(self):
