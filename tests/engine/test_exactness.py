@@ -224,7 +224,6 @@ def test_tf32_needs_a_gpu(seeds_torch):
         sd.cumulative_ablation(mlp(8, (12, 7), 6, seed=0).eval(), "relu1", data, precision="tf32")
 
 
-
 def test_ambiguous_counts_ties(seeds_torch):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2, bias=False)).double().eval()
     data = torch.randn(25, 3).double(), torch.zeros(25, dtype=torch.long)
