@@ -73,8 +73,8 @@ def cumulative_ablation(
         seed: of the random orders. The global random state is left as it was.
         method: ``"auto"``, or ``"loop"``: one whole forward pass a configuration and batch, to check any result.
         precision: ``"float32"``, ``"float64"`` or ``"bfloat16"`` runs a converted copy of the model; None the model as
-            it is. On CUDA, float32 products are IEEE's, whatever torch is set to, but for ``"tf32"``, whose operands are
-            rounded to TF32. ``curve.ambiguous`` goes by the precision.
+            it is. On CUDA, float32 products are IEEE's, whatever torch is set to, but for ``"tf32"``, whose operands
+            are rounded to TF32. ``curve.ambiguous`` goes by the precision.
         unit_dim: the units' dimension, for every layer or by layer.
         select: which part of a tuple holds the units, of layers that give one, for every such layer or by layer: 0 for
             the output of an ``nn.LSTM``.

@@ -22,6 +22,9 @@ from sdkernels.engine.walk import Walk
 # Permuted weights kept from tile to tile, in bytes; those of further curves are made again for each tile.
 PERMUTED_WEIGHTS = 2**30
 
+# Enough to see how memory grows.
+MEASURED_EXAMPLES = 4
+
 
 class Tile(NamedTuple):
     """Examples that are run at once."""
@@ -134,7 +137,7 @@ class TileRun:
                     pass
 
         self._passes = {group.site: self._configs_per_pass or 1 for group in self._alone}
-        budget = find_budget(work, len(probe), limit)
+        budget = find_budget(work, min(len(probe), MEASURED_EXAMPLES), limit)
         if self._singles is not None and self._configs_per_pass is None:
             tile = budget.tile(probe.device)
             space = min(self._space, limit / 4)
@@ -142,7 +145,7 @@ class TileRun:
                 g.site: max(1, min(len(g.units), int(space / (tile * self._singles.row_bytes(g.site)))))
                 for g in self._alone
             }
-            budget = find_budget(work, len(probe), limit)
+            budget = find_budget(work, min(len(probe), MEASURED_EXAMPLES), limit)
         self.pairs = (0, 0)
         if plan is None:
             return budget

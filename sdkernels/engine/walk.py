@@ -59,10 +59,11 @@ class Walk:
         """Logits [N, L] at some points, from the last to the first."""
         self._states = {p: ({}, Constants(self._run, self._plan, self._intact, p)) for p in points}
         for node, done in self._run.steps:
-            if len(points) > 1 and self._is_same_product(node, points):
-                self._product_of_all(node, points)
-            else:
-                for point in points:
+            alike = self._alike(node, points)
+            if alike:
+                self._product_of_all(node, alike)
+            for point in points:
+                if point not in alike:
                     self._enter(point)
                     self._values[node] = self._evaluate(node)
             for values, _ in self._states.values():
@@ -79,19 +80,19 @@ class Walk:
         self._point = point
         self._values, self._constants = self._states[point]
 
-    def _is_same_product(self, node: fx.Node, points: range) -> bool:
-        """Whether a product has the same weights at some points, and nothing but living channels to read."""
-        rule, layout = self._rules[node], self._plan.inputs.get(node)
-        if not isinstance(rule, Linear) or layout is None or self._run.is_nested(node):
-            return False
-        counts = {(layout.counts[p], self._plan.layouts[node].counts[p]) for p in points}
-        (columns, rows) = next(iter(counts))
-        return len(counts) == 1 and columns == len(layout.order) > 0 and rows > 0
+    def _alike(self, node: fx.Node, points: range) -> list[int]:
+        """The points at which a product reads all of its inputs and has the same outputs, if there are several."""
+        rule, source, layout = self._rules[node], self._plan.inputs.get(node), self._plan.layouts.get(node)
+        if not isinstance(rule, Linear) or source is None or layout is None or self._run.is_nested(node):
+            return []
+        rows = max(layout.counts[p] for p in points)
+        alike = [p for p in points if source.counts[p] == len(source.order) > 0 and layout.counts[p] == rows > 0]
+        return alike if len(alike) > 1 else []
 
-    def _product_of_all(self, node: fx.Node, points: range) -> None:
-        """One product for all points."""
+    def _product_of_all(self, node: fx.Node, points: list[int]) -> None:
+        """One product for several points."""
         rule, layout = self._rules[node], self._plan.layouts[node]
-        assert isinstance(rule, Linear)  # noqa: S101 - _is_same_product has seen it
+        assert isinstance(rule, Linear)  # noqa: S101 - _alike has seen it
         rows = layout.counts[points[0]]
         source, dim = self._plan.inputs[node], rule.product.dim(len(rule.source.meta["shape"]))
         parts: list[Tensor] = []
