@@ -131,19 +131,22 @@ def _has_one_mark(know: Knowledge, node: fx.Node) -> bool:
     return isinstance(rule, Mark) and rule.source not in know.rules
 
 
-def clamped(know: Knowledge, values: Sequence[Tensor], node: fx.Node) -> Tensor | None:
-    """A node's value for one example, [1, C], if every unit of the site above it is clamped; None if there is none."""
+def clamped(know: Knowledge, values: Sequence[Tensor], node: fx.Node, site: int | None = None) -> Tensor | None:
+    """A node's value for one example, [1, C], if every unit of a site above it is clamped, the nearest one unless another
+    is named; None if there is none."""
     match rule := know.rules.get(node):
+        case Mark() if site is not None and rule.site != site:
+            return clamped(know, values, rule.source, site)
         case Mark():
             return values[rule.site].expand(node.meta["shape"][1:])[None].clone()
         case Each():
-            before = clamped(know, values, rule.source)
+            before = clamped(know, values, rule.source, site)
             return None if before is None else rule.function(before)
         case Flatten():
-            before = clamped(know, values, rule.source)
+            before = clamped(know, values, rule.source, site)
             return None if before is None else before.flatten(1)
         case Same():
-            return clamped(know, values, rule.source)
+            return clamped(know, values, rule.source, site)
     return None
 
 

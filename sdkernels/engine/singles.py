@@ -174,7 +174,7 @@ class SinglesRun:
         """Logits [k, N, L] by one kernel, :func:`sdkernels.ops.rank_one`."""
         rule = self.know.rules[first]
         assert isinstance(rule, Linear)  # noqa: S101 - find_update has seen it
-        a, value = intact[rule.source], clamped(self.know, self.values, rule.source)
+        a, value = intact[rule.source], clamped(self.know, self.values, rule.source, site)
         assert value is not None  # noqa: S101 - below the site
         self.pairs += len(a) * len(units)
         self.active += int((a.index_select(1, units) != value[0, units]).count_nonzero())

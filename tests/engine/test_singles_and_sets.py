@@ -154,3 +154,13 @@ def test_the_functions_share_their_options():
         for other in (curve, sets):
             assert other[name].default == parameter.default, name
             assert other[name].annotation == parameter.annotation, name
+
+
+def test_a_site_between_a_unit_and_the_product_that_reads_it(seeds_torch):
+    """The other site clamps nothing, whatever its value is."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5)).double().eval()
+    data = torch.randn(20, 4).double(), torch.randint(0, 5, (20,))
+    options = {"value": {"0": 0.7, "1": -0.4}}
+    auto = sd.unit_importance(model, ["0", "1"], data, **options)
+    assert "rank-one" in auto.plan
+    assert_same(auto, sd.unit_importance(model, ["0", "1"], data, method="loop", **options))
