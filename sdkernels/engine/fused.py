@@ -132,8 +132,8 @@ def _has_one_mark(know: Knowledge, node: fx.Node) -> bool:
 
 
 def clamped(know: Knowledge, values: Sequence[Tensor], node: fx.Node, site: int | None = None) -> Tensor | None:
-    """A node's value for one example, [1, C], if every unit of a site above it is clamped, the nearest one unless another
-    is named; None if there is none."""
+    """A node's value for one example, [1, C], if every unit of a site above it is clamped, the nearest one unless
+    another is named; None if there is none."""
     match rule := know.rules.get(node):
         case Mark() if site is not None and rule.site != site:
             return clamped(know, values, rule.source, site)

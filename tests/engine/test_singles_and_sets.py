@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from torch import nn
 
 import sdkernels as sd
 from sdkernels.lab.models import mlp
