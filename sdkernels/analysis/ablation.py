@@ -22,7 +22,7 @@ from sdkernels.engine.families import (
 )
 from sdkernels.engine.scores import Metric, Metrics
 from sdkernels.engine.sites import Layers
-from sdkernels.engine.values import Value
+from sdkernels.engine.values import Value, Within
 
 
 def cumulative_ablation(
@@ -35,7 +35,9 @@ def cumulative_ablation(
     value: Value = 0.0,
     baselines: Value | None = None,
     value_data: Any = None,
+    within: Within | None = None,
     metrics: Metric | Metrics = ("accuracy", "loss"),
+    outcomes: bool = False,
     seed: int = 0,
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
@@ -64,13 +66,21 @@ def cumulative_ablation(
         orders: a number of random orders, an int64 tensor ``[R, U]`` of permutations of the pooled units (numbered
             layer after layer), or ``(score, "ascending")`` or ``(score, "descending")`` with a score ``[U]``.
         points: a number of evenly spaced counts of clamped units including 0 and U, increasing counts, or ``"all"``.
-        value: what a clamped unit becomes: a number, ``"mean"`` (per unit), ``"element_mean"`` (per element of its
-            map), a tensor (``[C]``, or like one example of the layer's output), or a dict of these by layer.
+        value: what a clamped unit becomes: a number; a tensor (``[C]``, or like one example of the layer's output); a
+            mean over ``value_data``: ``"mean"`` (per unit), ``"element_mean"`` (per element of its map),
+            ``"class_mean"`` and ``"class_element_mean"`` (the same over the examples of the example's own class);
+            ``"resample"``, its activation in another example of ``value_data``, the same one in all configurations and
+            layers, drawn by ``seed``; or a dict of these by layer.
         baselines: captum's word for ``value``.
-        value_data: the data set that means are taken over, by default ``data``.
+        value_data: the data set that means, deviations and other examples come from, by default ``data``.
+        within: clamp an element only where :math:`\mu_u - \tau \sigma_u \le a_u \le \mu_u + \tau \sigma_u`, given
+            :math:`\tau`, with each unit's mean and standard deviation over the examples and positions of
+            ``value_data``; or only where ``low <= a <= high``, given ``(low, high)``, each a number or a tensor as for
+            ``value``; or a dict of these by layer. None: everywhere.
         metrics: any of ``"accuracy"``, ``"loss"``, ``"top5"``, ``"class_accuracy"``, ``"agreement"`` (with the intact
             prediction), and functions (logits ``[N, L]``, labels ``[N]``) -> ``[N]``. Accuracy is always measured.
-        seed: of the random orders. The global random state is left as it was.
+        outcomes: keep which predictions are correct, a bit a configuration and example: ``curve.outcome_matrix()``.
+        seed: of the random orders, and of ``"resample"``. The global random state is left as it was.
         method: ``"auto"``, or ``"loop"``: one whole forward pass a configuration and batch, to check any result.
         precision: ``"float32"``, ``"float64"`` or ``"bfloat16"`` runs a converted copy of the model; None the model as
             it is. On CUDA, float32 products are IEEE's, whatever torch is set to, but for ``"tf32"``, whose operands
@@ -106,10 +116,6 @@ def cumulative_ablation(
         >>> curve.points.tolist(), curve.correct[:, 0].tolist()
         ([0, 2, 4, 6, 8], [50, 50])
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed is a {type(seed).__name__}; give an int")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed={seed} must be within 0..2**63 - 1")
 
     def make_family(unit_counts: tuple[int, ...]) -> Cumulative:
         units = sum(unit_counts)
@@ -119,7 +125,10 @@ def cumulative_ablation(
         value=value,
         baselines=baselines,
         value_data=value_data,
+        within=within,
         metrics=metrics,
+        outcomes=outcomes,
+        seed=seed,
         method=method,
         precision=precision,
         unit_dim=unit_dim,
@@ -143,7 +152,10 @@ def unit_importance(
     value: Value = 0.0,
     baselines: Value | None = None,
     value_data: Any = None,
+    within: Within | None = None,
     metrics: Metric | Metrics = ("accuracy", "loss"),
+    outcomes: bool = False,
+    seed: int = 0,
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
@@ -164,8 +176,9 @@ def unit_importance(
 
     Args:
         model, layers, data: as for :func:`sdkernels.cumulative_ablation`.
-        value, baselines, value_data: what a clamped unit becomes; as there.
-        metrics: as there. ``"class_accuracy"`` gives an importance a unit and class.
+        value, baselines, value_data, within: what a clamped unit becomes, and where; as there.
+        metrics, outcomes: as there. ``"class_accuracy"`` gives an importance a unit and class.
+        seed: of ``value="resample"``.
         method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as
             there.
 
@@ -194,7 +207,10 @@ def unit_importance(
         value=value,
         baselines=baselines,
         value_data=value_data,
+        within=within,
         metrics=metrics,
+        outcomes=outcomes,
+        seed=seed,
         method=method,
         precision=precision,
         unit_dim=unit_dim,
@@ -217,7 +233,10 @@ def ablate(
     value: Value = 0.0,
     baselines: Value | None = None,
     value_data: Any = None,
+    within: Within | None = None,
     metrics: Metric | Metrics = ("accuracy", "loss"),
+    outcomes: bool = False,
+    seed: int = 0,
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
@@ -238,8 +257,9 @@ def ablate(
         units: K sets of pooled units of all ``layers``, which are numbered 0..U-1, layer after layer: a sequence of
             index lists, ranges or 1-d integer tensors (an empty one ablates nothing), or a bool tensor ``[K, U]``, True
             where a unit is ablated.
-        value, baselines, value_data: what a clamped unit becomes; as there.
-        metrics: as there.
+        value, baselines, value_data, within: what a clamped unit becomes, and where; as there.
+        metrics, outcomes: as there.
+        seed: of ``value="resample"``.
         method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as
             there.
 
@@ -267,7 +287,10 @@ def ablate(
         value=value,
         baselines=baselines,
         value_data=value_data,
+        within=within,
         metrics=metrics,
+        outcomes=outcomes,
+        seed=seed,
         method=method,
         precision=precision,
         unit_dim=unit_dim,

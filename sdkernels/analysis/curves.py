@@ -11,7 +11,7 @@ from sdkernels.analysis.extras import require
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AblationCurve(Scored):
     """Scores along cumulative ablations: R orders, T points, U pooled units.
 

@@ -19,7 +19,7 @@ from sdkernels.engine.execute import PROBE_EXAMPLES, Job, Outcome, run
 from sdkernels.engine.families import Family
 from sdkernels.engine.scores import Metric, Metrics, check_metrics
 from sdkernels.engine.sites import Layers, check_eval_mode, find_sites, unwrap
-from sdkernels.engine.values import Value, describe_value, resolve_values
+from sdkernels.engine.values import Value, Within, describe_value, describe_within, resolve_clamps
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -38,6 +38,7 @@ class Options:
     value: Value
     baselines: Value | None
     value_data: Any
+    within: Within | None
     metrics: Metric | Metrics
     method: str
     precision: str | None
@@ -46,6 +47,8 @@ class Options:
     batch_size: int
     configs_per_batch: int | str
     memory_fraction: float
+    outcomes: bool
+    seed: int
     show_progress: bool
 
 
@@ -59,20 +62,23 @@ class Measured(Generic[FamilyT]):
     value: str
     precision: str
     method: str
+    seed: int | None  # None: nothing was drawn
 
     def fields(self, *shape: int, seed: int | None = None) -> dict[str, Any]:
         """The fields of a :class:`~sdkernels.analysis.scored.Scored`, its K configurations laid out as ``shape``."""
         sums = {name: total.view(*shape, *total.shape[1:]).cpu() for name, total in self.outcome.sums.items()}
         intact = {name: total[0].cpu() for name, total in self.outcome.intact.items() if name != "ambiguous"}
+        packed = self.outcome.outcomes
         return {
             "ambiguous": sums.pop("ambiguous"),
             "sums": sums,
+            "outcomes": None if packed is None else packed.view(*shape, -1),
             "baseline_sums": intact,
             "examples": self.outcome.examples,
             "class_examples": self.outcome.class_examples.cpu(),
             "layers": self.layers,
             "unit_counts": self.family.unit_counts,
-            "seed": seed,
+            "seed": self.seed if seed is None else seed,
             "value": self.value,
             "precision": self.precision,
             "method": self.method,
@@ -97,6 +103,10 @@ def measure(
         raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     if options.method not in ("auto", "loop"):
         raise ValueError(f"method={options.method!r}: choose 'auto' or 'loop'")
+    if isinstance(options.seed, bool) or not isinstance(options.seed, int):
+        raise TypeError(f"seed is a {type(options.seed).__name__}; give an int")
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"seed={options.seed} must be within 0..2**63 - 1")
     value = options.value
     if options.baselines is not None:
         if not (isinstance(value, float) and value == 0.0):
@@ -114,15 +124,20 @@ def measure(
         batches = Batches(
             data, batch_size=options.batch_size, device=device, dtype=dtype if options.precision else None
         )
-        probe = batches.first()[0][:PROBE_EXAMPLES]
-        sites, logits = find_sites(model, layers, probe, options.unit_dim, options.select)
+        inputs = batches.first()[0][:PROBE_EXAMPLES]
+        sites, logits = find_sites(model, layers, inputs, options.unit_dim, options.select)
         metrics = check_metrics(options.metrics, logits.shape[1])
         family = make_family(tuple(site.units for site in sites))
         averaged = batches if options.value_data is None else batches.of(options.value_data)
-        values = resolve_values(value, sites, model, averaged)
+        clamps = resolve_clamps(value, options.within, sites, model, averaged, logits.shape[1])
+        is_resampled = any(clamp.by == "donor" for clamp in clamps)
+        if is_resampled:
+            batches = batches.with_donors(options.value_data, options.seed)
+        probe = next(batches.numbered()).part(slice(len(inputs)))
+        probe = probe._replace(inputs=inputs, labels=probe.labels.clamp(0, logits.shape[1] - 1))  # checked when run
         configs_per_batch = _check_configs_per_batch(options.configs_per_batch)
         with _progress(options.show_progress, batches.examples, family.configurations) as advance:
-            job = Job(model, sites, batches, family, values, metrics, probe, logits, advance)
+            job = Job(model, sites, batches, family, clamps, metrics, probe, logits, advance, options.outcomes)
             outcome = run(
                 job,
                 method=options.method,
@@ -133,9 +148,10 @@ def measure(
         family=family,
         outcome=outcome,
         layers=tuple(site.name for site in sites),
-        value=describe_value(value),
+        value=describe_value(value) + describe_within(options.within),
         precision="tf32" if options.precision == "tf32" else str(dtype).removeprefix("torch."),
         method=options.method,
+        seed=options.seed if is_resampled else None,
     )
 
 

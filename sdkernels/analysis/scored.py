@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdkernels.engine.outcomes import unpack
+
 PER_CLASS = ("class_accuracy",)
 
 _HEADER_FIELDS = ("examples", "layers", "unit_counts", "seed", "value", "precision", "method", "plan")
@@ -18,7 +20,7 @@ _HEADER_FIELDS = ("examples", "layers", "unit_counts", "seed", "value", "precisi
 ScoredT = TypeVar("ScoredT", bound="Scored")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Scored:
     """Scores of configurations of ablated units, laid out ``[...]`` as the subclass says; U pooled units, L classes.
 
@@ -32,6 +34,8 @@ class Scored:
         class_examples: int64 ``[L]``.
         layers: the sites' names; ``unit_counts`` their numbers of units.
         seed, value, precision, method: as the call ran; no seed where nothing is drawn.
+        outcomes: uint8 ``[..., ceil(N / 8)]``, a bit an example: whether the prediction is correct, the first example
+            in the lowest bit; None if it was not asked for. :meth:`outcome_matrix` unpacks it.
         plan: the executed plan as a table.
         versions: of sdkernels, torch, numpy and Python.
     """
@@ -49,10 +53,12 @@ class Scored:
     method: str
     plan: str
     versions: Mapping[str, str]
+    outcomes: Tensor | None = None
 
     # What a saved file says it is, and which fields beside the sums it holds as arrays.
     _FORMAT: ClassVar[str]
     _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("ambiguous", "class_examples")
+    _OPTIONAL_FIELDS: ClassVar[tuple[str, ...]] = ("outcomes",)
 
     @property
     def correct(self) -> Tensor:
@@ -92,10 +98,21 @@ class Scored:
         """
         return self._mean(name, self._sum(name))
 
+    def outcome_matrix(self) -> Tensor:
+        """bool [..., N]: whether each prediction is correct, by configuration and example.
+
+        Raises:
+            ValueError: the call did not keep outcomes.
+        """
+        if self.outcomes is None:
+            raise ValueError("no outcomes were kept; ask for them by outcomes=True")
+        return unpack(self.outcomes.flatten(0, -2), self.examples).view(*self.outcomes.shape[:-1], self.examples)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one NumPy ``.npz`` file, without pickle; a crash never leaves half a file."""
         tensors = {
             **{name: getattr(self, name) for name in self._TENSOR_FIELDS},
+            **{name: held for name in self._OPTIONAL_FIELDS if (held := getattr(self, name)) is not None},
             **{f"sums/{name}": total for name, total in self.sums.items()},
             **{f"baseline_sums/{name}": total for name, total in self.baseline_sums.items()},
         }
@@ -132,6 +149,7 @@ class Scored:
         fields: dict[str, Any] = {name: header[name] for name in (*_HEADER_FIELDS, "versions")}
         fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
         fields |= {name: arrays[name] for name in cls._TENSOR_FIELDS}
+        fields |= {name: arrays.get(name) for name in cls._OPTIONAL_FIELDS}
         return cls(
             **fields,
             sums={name: arrays[f"sums/{name}"] for name in header["metrics"]},

@@ -10,7 +10,7 @@ from sdkernels.analysis.extras import require
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AblationScores(Scored):
     """Scores with each of K sets of units ablated; U pooled units are numbered layer after layer.
 

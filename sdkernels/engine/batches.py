@@ -1,13 +1,30 @@
 """Data in: a DataLoader, a Dataset or a pair of tensors -> checked (inputs, labels) batches on the model's device."""
 
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+
+from sdkernels.ops import random_stream
 
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+class Batch(NamedTuple):
+    """Examples, and what tells them apart."""
+
+    inputs: Tensor  # [N, ...]
+    labels: Tensor  # [N]
+    places: Tensor  # int64 [N], as which each is read, from 0
+    ids: Tensor  # int64 [N], where it stands in the data
+    donors: Tensor | None = None  # [N, ...], the inputs of the example whose activations each may be given
+
+    def part(self, examples: slice) -> "Batch":
+        """Some of the examples."""
+        donors = None if self.donors is None else self.donors[examples]
+        return Batch(self.inputs[examples], self.labels[examples], self.places[examples], self.ids[examples], donors)
 
 
 class Batches:
@@ -26,16 +43,14 @@ class Batches:
         self.device = device
         self._dtype = dtype
         self.examples = _count_examples(self._source)  # None if the source does not say
+        self._donors: Callable[[Tensor], Tensor] | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         start = 0
         for batch in self._source:
-            inputs, labels = _check_batch(batch, start)
+            inputs, labels = self._move(_check_batch(batch, start))
             start += len(labels)
-            inputs = inputs.to(self.device)
-            if self._dtype is not None and inputs.is_floating_point():
-                inputs = inputs.to(self._dtype)
-            yield inputs, labels.to(self.device, torch.int64)
+            yield inputs, labels
         if start == 0:
             raise ValueError("data is empty: it gave no example")
 
@@ -43,9 +58,125 @@ class Batches:
         """Other data, treated alike."""
         return Batches(data, batch_size=self._batch_size, device=self.device, dtype=self._dtype)
 
+    def numbered(self, order: Tensor | None = None) -> Iterator[Batch]:
+        """The batches with their examples' places in the data, and donors if there are any.
+
+        Args:
+            order: the places of the examples that are wanted, int64 [n]; None: all, as the data gives them.
+        """
+        start = 0
+        for inputs, labels in self if order is None else self.indexed().batches(order):
+            places = torch.arange(start, start + len(labels))
+            ids = places if order is None else order[places]
+            start += len(labels)
+            donors = None if self._donors is None else self._donors(ids)
+            if donors is not None and donors.shape != inputs.shape:
+                raise ValueError(
+                    f"value='resample' needs examples of one shape; got inputs {list(inputs.shape)} and "
+                    f"{list(donors.shape)}"
+                )
+            yield Batch(inputs, labels, places, ids, donors)
+
+    def with_donors(self, data: Any, seed: int) -> "Batches":
+        """The same batches, every example with another one of ``data`` (by default of these), drawn by ``seed``.
+
+        Example i gets example :math:`i + 1 + (r_i \bmod (M - 1)) \bmod M`, never itself, with a word :math:`r_i` of the
+        random stream that depends on i and the seed alone; of other data example :math:`r_i \bmod M`.
+
+        Raises:
+            TypeError: the data cannot be read in any order.
+        """
+        pool = (self if data is None else self.of(data)).indexed()
+        own, count = data is None, len(pool)
+        if own and count < 2:
+            raise ValueError("value='resample' needs another example: the data has one")
+
+        def draw(ids: Tensor) -> Tensor:
+            words = random_stream("bits", seed, torch.zeros(1, dtype=torch.int64), ids, 1)[0, :, 0]
+            chosen = (ids + 1 + words % (count - 1)) % count if own else words % count
+            return pool.at(chosen)[0]
+
+        batches = Batches.__new__(Batches)
+        vars(batches).update(vars(self), _donors=draw)
+        return batches
+
+    def indexed(self) -> "Indexed":
+        """The data by place.
+
+        Raises:
+            TypeError: it cannot be read in any order; says what can.
+        """
+        return Indexed(self._source, self._batch_size, self._move)
+
+    def _move(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        inputs, labels = batch
+        inputs = inputs.to(self.device)
+        if self._dtype is not None and inputs.is_floating_point():
+            inputs = inputs.to(self._dtype)
+        return inputs, labels.to(self.device, torch.int64)
+
     def first(self) -> tuple[Tensor, Tensor]:
         """The first batch."""
         return next(iter(self))
+
+
+class Indexed:
+    """Data whose examples can be read in any order: tensors, or a data set that has a length and items.
+
+    Args:
+        source: what :class:`Batches` iterates over.
+        batch_size: examples that are read at once.
+        move: to the model's device and dtype.
+    """
+
+    def __init__(
+        self, source: Any, batch_size: int, move: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]
+    ) -> None:
+        self._batch_size, self._move = batch_size, move
+        self._read: Callable[[Sequence[int]], Any]
+        if isinstance(source, _TensorBatches):
+            self._count = len(source.labels)
+            self._read = lambda places: (source.inputs[list(places)], source.labels[list(places)])
+            return
+        data: Any = source.dataset if isinstance(source, DataLoader) else source
+        is_indexed = hasattr(data, "__getitem__") and isinstance(data, Sized) and not isinstance(data, IterableDataset)
+        if not isinstance(source, DataLoader) or not is_indexed or not _reads_all(source):
+            raise TypeError(
+                "examples must be drawn at random, so the data must be one that can be read in any order: a pair of "
+                "tensors, a Dataset with a length, or a DataLoader that reads all of one, each example once; got "
+                f"{_described(source)}"
+            )
+        self._count = len(data)
+        self._read = lambda places: source.collate_fn([data[i] for i in places])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of some examples."""
+        return self._move(_check_batch(self._read(places.tolist()), 0))
+
+    def batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels in this order, batch by batch."""
+        for places in order.split(self._batch_size):
+            yield self.at(places)
+
+
+def _reads_all(loader: DataLoader[Any]) -> bool:
+    """Whether a loader gives every example of its data set once."""
+    sampler = loader.sampler
+    if loader.batch_size is None or loader.drop_last:
+        return False
+    if isinstance(sampler, RandomSampler):
+        return not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    return isinstance(sampler, SequentialSampler)
+
+
+def _described(source: Any) -> str:
+    if not isinstance(source, DataLoader):
+        return f"a {type(source).__name__}"
+    data, sampler = type(source.dataset).__name__, type(source.sampler).__name__
+    return f"a DataLoader over a {data} with a {sampler}{', drop_last' if source.drop_last else ''}"
 
 
 def check_labels(labels: Tensor, classes: int, start: int) -> None:
@@ -122,21 +253,24 @@ def _check_batch(batch: Any, start: int) -> tuple[Tensor, Tensor]:
     return inputs, labels
 
 
-def gather(parts: Iterable[tuple[Tensor, ...]], examples: int) -> Iterator[tuple[Tensor, ...]]:
-    """Tuples of tensors [N, ...], concatenated while shapes agree until each has ``examples`` rows."""
-    waiting: list[tuple[Tensor, ...]] = []
+def gather(parts: Iterable[Batch], examples: int) -> Iterator[Batch]:
+    """Batches, concatenated while shapes agree until each has ``examples`` rows."""
+    waiting: list[Batch] = []
     for part in parts:
-        if waiting and any(a.shape[1:] != b.shape[1:] for a, b in zip(part, waiting[0], strict=True)):
+        if waiting and part.inputs.shape[1:] != waiting[0].inputs.shape[1:]:
             yield _concatenate(waiting)
         waiting.append(part)
-        if sum(len(one[0]) for one in waiting) >= examples:
+        if sum(len(one.labels) for one in waiting) >= examples:
             yield _concatenate(waiting)
     if waiting:
         yield _concatenate(waiting)
 
 
-def _concatenate(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """One tuple of all parts, which are let go."""
-    whole = parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+def _concatenate(parts: list[Batch]) -> Batch:
+    """One batch of all parts, which are let go."""
+    if len(parts) == 1:
+        return parts.pop()
+    inputs, labels, places, ids = map(torch.cat, list(zip(*parts, strict=True))[:4])
+    donors = [part.donors for part in parts if part.donors is not None]
     parts.clear()
-    return whole
+    return Batch(inputs, labels, places, ids, torch.cat(donors) if donors else None)

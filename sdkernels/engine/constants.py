@@ -1,5 +1,6 @@
 """What channels are that hold no variable at a point: the clamp values, and what functions make of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,21 +12,23 @@ from sdkernels.engine.rules import Affine, Binary, Each, Flatten, Join, Linear, 
 
 
 class Constants:
-    """At one point of a curve; computed when asked for, at a batch size of one.
+    """At one point of a curve; computed when asked for, at a batch size of one where no example has its own.
 
     Args:
         run, plan: of the curve.
         intact: values that the configurations share.
+        clamped: for each site, what its clamped units are, [1, *example] or [N, *example].
         point: its number.
     """
 
-    def __init__(self, run: CurveRun, plan: CurvePlan, intact: Values, point: int) -> None:
-        self._run, self._plan, self._intact, self._point = run, plan, intact, point
+    def __init__(self, run: CurveRun, plan: CurvePlan, intact: Values, clamped: Sequence[Tensor], point: int) -> None:
+        self._run, self._plan, self._intact, self._clamped, self._point = run, plan, intact, clamped, point
         self._rules, self._dims = run.know.rules, run.know.dims
         self._found: dict[fx.Node, Tensor | None] = {}
 
     def of(self, node: fx.Node) -> Tensor | None:
-        """What a node's dead channels are at this point, [1, C, ...]; None where all are zero, or none is dead."""
+        """What a node's dead channels are at this point, [1, C, ...] or [N, C, ...]; None where all are zero, or none
+        is dead."""
         if node not in self._plan.live.alive or bool((self._plan.live.alive[node] > self._point).all()):
             return None
         if node not in self._found:
@@ -38,7 +41,7 @@ class Constants:
                 source = self.of(rule.source) if self._dims.get(rule.source) == self._dims[node] else None
                 if source is None and self._run.is_zero[rule.site]:
                     return None
-                value = self._run.values[rule.site].expand(node.meta["shape"][1:])[None]
+                value = self._clamped[rule.site]
                 clamped = self._plan.curve.deaths[rule.site] <= self._point
                 before = torch.zeros_like(value) if source is None else source
                 return torch.where(along(clamped.to(value.device), value.ndim, self._dims[node]), value, before)
@@ -56,7 +59,8 @@ class Constants:
                 if all(part is None for part in parts):
                     return None
                 whole = [self.or_zeros(p, s) for p, s in zip(parts, rule.sources, strict=True)]
-                return torch.cat(whole, self._dims[node] or 1)
+                examples = max(len(part) for part in whole)
+                return torch.cat([part.expand(examples, *part.shape[1:]) for part in whole], self._dims[node] or 1)
             case Flatten():
                 source = self.of(rule.source)
                 return None if source is None else source.flatten(1)
@@ -68,7 +72,7 @@ class Constants:
         raise AssertionError(f"{node} has no constants")
 
     def or_zeros(self, constant: Tensor | None, node: fx.Node) -> Tensor:
-        return self._run.values[0].new_zeros(1, *node.meta["shape"][1:]) if constant is None else constant
+        return self._run.like.new_zeros(1, *node.meta["shape"][1:]) if constant is None else constant
 
     def _operand(self, operand: Any) -> Any:
         if not isinstance(operand, fx.Node):

@@ -10,6 +10,7 @@ from sdkernels.engine.families import Curve
 from sdkernels.engine.graph import Graph
 from sdkernels.engine.liveness import Layout, Liveness
 from sdkernels.engine.rules import Affine, Binary, Each, Flatten, Join, Knowledge, Linear, Mark, Same
+from sdkernels.engine.values import Clamp
 
 # What running sums are kept in: half precision would lose digits.
 SUM_DTYPES = (torch.float64, torch.float32)
@@ -24,6 +25,8 @@ def find_frozen(know: Knowledge, nodes: Sequence[fx.Node]) -> set[fx.Node]:
         match rule := know.rules[node]:
             case Each() | Flatten() | Same():
                 pass
+            case Mark() if rule.by_value:
+                is_frozen = False
             case Mark() | Affine() | Join():
                 is_frozen &= all(know.dims[s] == know.dims[node] for s in own)
             case Linear():
@@ -43,16 +46,15 @@ class CurveRun:
 
     Args:
         graph, know: the traced model and what its nodes do to channels.
-        values: for each site, what a clamped unit becomes; broadcasts to one example.
+        clamps: for each site, what a clamped unit becomes.
         like: a tensor of the activations' dtype and device.
     """
 
-    def __init__(self, graph: Graph, know: Knowledge, values: Sequence[Tensor], like: Tensor) -> None:
-        self.graph, self.know = graph, know
+    def __init__(self, graph: Graph, know: Knowledge, clamps: Sequence[Clamp], like: Tensor) -> None:
+        self.graph, self.know, self.clamps, self.like = graph, know, clamps, like
         self.nodes = [n for n in graph.nodes if n in graph.dependent]
         self.frozen = find_frozen(know, self.nodes)
-        self.values = [value.to(like.device, like.dtype) for value in values]
-        self.is_zero = [not value.count_nonzero() for value in self.values]
+        self.is_zero = [clamp.is_fixed and not clamp.value.count_nonzero() for clamp in clamps]
         self.adds_up = like.dtype in SUM_DTYPES
         live = [n for n in self.nodes if n not in self.frozen]
         read = {s for n in live for s in know.sources(n)} | {graph.output}
@@ -88,7 +90,7 @@ class CurveRun:
     def row_bytes(self) -> int:
         """About how much memory an example takes at a point."""
         sizes = [math.prod(n.meta["shape"][1:]) for n, _ in self.steps if "shape" in n.meta]
-        return 3 * max(sizes, default=1) * self.values[0].element_size()
+        return 3 * max(sizes, default=1) * self.like.element_size()
 
 
 class CurvePlan:

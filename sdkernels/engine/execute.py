@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
-from sdkernels.engine.batches import Batches, check_labels, gather
+from sdkernels.engine.batches import Batch, Batches, check_labels, gather
 from sdkernels.engine.exported import find_graph
 from sdkernels.engine.families import Family
 from sdkernels.engine.graph import Graph, UntraceableError, is_close
-from sdkernels.engine.loop import ablated_logits, run_loop
+from sdkernels.engine.loop import Call, Change, changed_logits, clamping, run_loop
 from sdkernels.engine.memory import is_out_of_memory, memory_limit
+from sdkernels.engine.outcomes import Outcomes
 from sdkernels.engine.plan import Plan
 from sdkernels.engine.scores import Metric, Scores
 from sdkernels.engine.sites import Site
 from sdkernels.engine.tiles import TileRun
+from sdkernels.engine.values import Clamp
 
 # Enough examples to find the layers' shapes and to check a traced graph against its model.
 PROBE_EXAMPLES = 8
@@ -38,21 +40,37 @@ class Job:
         sites: where units are clamped.
         batches: the data.
         family: the configurations.
-        values: for each site, what a clamped unit becomes; broadcasts to one example.
+        clamps: for each site, what a clamped unit becomes.
         metrics: as :func:`sdkernels.engine.scores.check_metrics` gives them.
-        probe: a few inputs [N, ...], and ``probe_logits`` [N, L] what the model gives for them.
+        probe: a few examples, and ``probe_logits`` [N, L] what the model gives for them.
         advance: hears of examples x configurations done; of a negative number where they are to be done again.
+        outcomes: whether each prediction's being correct is kept.
     """
 
     model: nn.Module
     sites: list[Site]
     batches: Batches
     family: Family
-    values: list[Tensor]
+    clamps: list[Clamp]
     metrics: Sequence[Metric]
-    probe: Tensor
+    probe: Batch
     probe_logits: Tensor
     advance: Callable[[int], None]
+    outcomes: bool = False
+
+    @property
+    def classes(self) -> int:
+        """L."""
+        return self.probe_logits.shape[1]
+
+    @property
+    def calls(self) -> list[Call]:
+        """The sites, as hooks need to know them."""
+        return [site.hooked for site in self.sites]
+
+    def make_outcomes(self) -> Outcomes | None:
+        """Where outcomes are noted, if they are."""
+        return Outcomes(self.family.configurations, self.batches.examples) if self.outcomes else None
 
 
 @dataclass(frozen=True)
@@ -64,13 +82,14 @@ class Outcome:
     examples: int
     class_examples: Tensor  # int64 [L]
     plan: Plan
+    outcomes: Tensor | None = None  # uint8 [K, ceil(N / 8)], a bit an example: whether it is correct
 
 
 def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction: float) -> Outcome:
     """Score every configuration of the job's family on every example."""
     with torch.no_grad():
         probe, logits = job.probe, job.probe_logits
-        check_repeatable(job.model, probe, logits)
+        check_repeatable(job.model, probe.inputs, logits)
         tiles: TileRun | None = None
         outcome: Outcome | None = None
         reason, done = "method='loop'", 0
@@ -83,7 +102,7 @@ def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction
         if method == "auto":
             try:
                 tiles = _prepare(job, probe, logits, configs_per_batch)
-                limit = memory_limit(probe.device, memory_fraction)
+                limit = memory_limit(probe.inputs.device, memory_fraction)
                 outcome = _run_tiles(replace(job, advance=advance), tiles, limit, configs_per_batch)
             except UntraceableError as error:  # maybe on later inputs, of another shape
                 tiles, reason = None, str(error)
@@ -96,21 +115,19 @@ def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction
     return outcome
 
 
-def _prepare(job: Job, probe: Tensor, logits: Tensor, configs_per_batch: int | None) -> TileRun:
+def _prepare(job: Job, probe: Batch, logits: Tensor, configs_per_batch: int | None) -> TileRun:
     """Trace the model on inputs of this shape, and see that a few configurations of every kind give what hooks give.
 
     Raises:
         UntraceableError: it cannot be traced, or does something else than its graph says.
     """
-    graph = find_graph(job.model, job.sites, probe, logits)
-    tiles = TileRun(graph, job.sites, job.family, job.values, probe, configs_per_batch)
-    inputs = probe[:CHECKED_EXAMPLES]
-    labels = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
-    calls = [(site.module, site.call, site.unit_dim, site.select) for site in job.sites]
-    for configuration, found in tiles.some_logits(inputs, labels):
-        masks = [mask[0] for mask in job.family.ablated(slice(configuration, configuration + 1))]
-        if any(mask.any() for mask in masks):
-            expected = ablated_logits(job.model, calls, inputs, masks, job.values)
+    graph = find_graph(job.model, job.sites, probe.inputs, logits)
+    tiles = TileRun(graph, job.sites, job.family, job.clamps, probe, configs_per_batch)
+    part = probe.part(slice(CHECKED_EXAMPLES))
+    is_ablating, change_of = job.family.is_ablating, _change_of(job)
+    for configuration, found in tiles.some_logits(part):
+        if is_ablating[configuration]:
+            expected = changed_logits(job.model, job.calls, part.inputs, change_of(configuration, part))
         else:
             expected = logits[:CHECKED_EXAMPLES]
         if not is_close(found, expected):
@@ -121,10 +138,10 @@ def _prepare(job: Job, probe: Tensor, logits: Tensor, configs_per_batch: int | N
 
 
 def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | None) -> Outcome:
-    by_shape = {job.batches.first()[0].shape[1:]: tiles}  # as texts of several lengths
+    by_shape = {job.probe.inputs.shape[1:]: tiles}  # as texts of several lengths
     device = job.batches.device
-    intact = Scores(job.metrics, 1, job.probe_logits.shape[1], device)
-    ablated = Scores(job.metrics, job.family.configurations, job.probe_logits.shape[1], device)
+    intact = Scores(job.metrics, 1, job.classes, device)
+    ablated = Scores(job.metrics, job.family.configurations, job.classes, device, job.make_outcomes())
     budget = tiles.budget(job.probe, limit, ablated.are_counted)
     size = min(budget.tile(device), job.batches.examples or budget.tile(device))
 
@@ -132,9 +149,9 @@ def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | 
         check_finite(job.sites[index].name, activation, intact.examples)
         return activation
 
-    def fits(inputs: Tensor, labels: Tensor) -> bool:
+    def fits(batch: Batch) -> bool:
         """Run a tile, all of it or nothing: what memory runs out on leaves no trace, and holds none."""
-        here = by_shape[inputs.shape[1:]]
+        here, labels = by_shape[batch.inputs.shape[1:]], batch.labels
         before, pairs, done = ablated.snapshot(), here.pairs, 0
 
         def advance(count: int) -> None:
@@ -143,7 +160,7 @@ def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | 
             job.advance(count)
 
         try:
-            tile = here.intact(inputs, labels, look)
+            tile = here.intact(batch, look)
             here.score(tile, ablated, advance)
         except Exception as error:
             if not is_out_of_memory(error):
@@ -157,54 +174,84 @@ def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | 
             job.advance(-done)
             return False
         intact.count_examples(labels)
-        intact.add(torch.zeros(1, dtype=torch.int64), tile.logits[None], labels, tile.logits.argmax(1))
+        intact.add(torch.zeros(1, dtype=torch.int64), tile.logits[None], batch, tile.logits.argmax(1))
         return True
 
     read = 0
-    for inputs, labels in gather(job.batches, size):
-        check_labels(labels, job.probe_logits.shape[1], read)
-        read += len(labels)
-        if inputs.shape[1:] not in by_shape:
-            probe = inputs[:PROBE_EXAMPLES]
-            here = _prepare(job, probe, job.model(probe.clone()), configs_per_batch)
+    for batch in gather(job.batches.numbered(), size):
+        check_labels(batch.labels, job.classes, read)
+        check_class_means(job, batch.labels)
+        count, shape = len(batch.labels), batch.inputs.shape[1:]
+        read += count
+        if shape not in by_shape:
+            probe = batch.part(slice(PROBE_EXAMPLES))
+            here = _prepare(job, probe, job.model(probe.inputs.clone()), configs_per_batch)
             size = min(size, here.budget(probe, limit, ablated.are_counted).tile(device))
-            by_shape[inputs.shape[1:]] = here
+            by_shape[shape] = here
         start = 0
-        while start < len(labels):
-            part = slice(start, min(start + size, len(labels)))
-            if fits(inputs[part], labels[part]):
+        while start < count:
+            part = slice(start, min(start + size, count))
+            if fits(batch.part(part)):
                 start = part.stop
             else:
                 size = (part.stop - part.start + 1) // 2
-        del inputs, labels  # or they would still be there while the next ones are put together
+        del batch  # or it would still be there while the next one is put together
     plan = tiles.plan(size, budget)
-    return Outcome(intact.sums, ablated.sums, intact.examples, intact.class_examples, plan)
+    packed = ablated.outcomes.packed if ablated.outcomes else None
+    return Outcome(intact.sums, ablated.sums, intact.examples, intact.class_examples, plan, packed)
+
+
+def _change_of(job: Job) -> Callable[[int, Batch], Change]:
+    """What a hook loop does to the sites' outputs, by configuration and batch."""
+    return clamping(job.model, job.calls, job.family.ablated(slice(None)), job.clamps)
 
 
 def _run_loop(job: Job, reason: str) -> Outcome:
     examples = 0
-    class_examples = torch.zeros(job.probe_logits.shape[1], dtype=torch.int64)
+    class_examples = torch.zeros(job.classes, dtype=torch.int64)
+    outcomes = job.make_outcomes()
 
     def see_labels(labels: Tensor, _logits: Tensor) -> None:
         nonlocal examples, class_examples
-        check_labels(labels, job.probe_logits.shape[1], examples)
+        check_labels(labels, job.classes, examples)
+        check_class_means(job, labels)
         examples += len(labels)
-        class_examples += labels.cpu().bincount(minlength=job.probe_logits.shape[1])
+        class_examples += labels.cpu().bincount(minlength=job.classes)
+
+    def see_correct(configuration: int, batch: Batch, correct: Tensor) -> None:
+        if outcomes is not None:
+            outcomes.write(torch.tensor([configuration]), batch.places, correct[None])
 
     intact, sums = run_loop(
         job.model,
-        [(site.module, site.call, site.unit_dim, site.select) for site in job.sites],
-        job.batches,
-        job.family.ablated(slice(None)),
-        job.values,
+        job.calls,
+        job.batches.numbered(),
+        job.family.configurations,
+        _change_of(job),
         job.metrics,
         check=lambda index, activation: check_finite(job.sites[index].name, activation, examples),
         check_labels=see_labels,
+        see=see_correct,
         advance=job.advance,
     )
-    return Outcome(
-        intact, sums, examples, class_examples, Plan([], job.family.configurations, (f"no graph: {reason}",))
-    )
+    plan = Plan([], job.family.configurations, (f"no graph: {reason}",))
+    return Outcome(intact, sums, examples, class_examples, plan, outcomes.packed if outcomes else None)
+
+
+def check_class_means(job: Job, labels: Tensor) -> None:
+    """Refuse labels of classes whose means are not known.
+
+    Raises:
+        ValueError: names the class.
+    """
+    for clamp in job.clamps:
+        if clamp.by == "class":
+            is_known = clamp.value.flatten(1).isfinite().all(1)
+            if len(unknown := labels[~is_known[labels]]):
+                raise ValueError(
+                    f"class {int(unknown[0])} has no example among those that class means are taken over; give "
+                    "value_data that has some of every class"
+                )
 
 
 def check_repeatable(model: nn.Module, probe: Tensor, logits: Tensor) -> None:
@@ -251,7 +298,7 @@ def _warn_of_no_effect(job: Job, outcome: Outcome, graph: Graph | None) -> None:
         warnings.warn(message, SdkernelsWarning, stacklevel=5)
         return
     ablating = job.family.is_ablating.to(outcome.sums["accuracy"].device)
-    visible = "loss" in outcome.sums and job.probe_logits.shape[1] > 1  # accuracy alone may well stay as it was
+    visible = "loss" in outcome.sums and job.classes > 1  # accuracy alone may well stay as it was
     if visible and ablating.any() and (outcome.sums["loss"][ablating] == outcome.intact["loss"]).all():
         names = [site.name for site in job.sites]
         message = (

@@ -86,7 +86,7 @@ def trace_exported(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logi
     """
     if hooked := [name or "model" for name, module in model.named_modules() if _has_hooks(module)]:
         raise UntraceableError(f"its hooks, at {hooked[:5]}, would see tensors without data")
-    calls = [(site.module, site.call, site.unit_dim, site.select) for site in sites]
+    calls = [site.hooked for site in sites]
     try:
         with state_restored(model), _symbolic_len(model), _in_silence(), Hooks(calls, _mark):
             program = _export(model, inputs)

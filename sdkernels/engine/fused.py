@@ -14,7 +14,8 @@ from torch import Tensor, fx
 
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.graph import Values
-from sdkernels.engine.rules import Each, Flatten, Knowledge, Linear, Mark, Same
+from sdkernels.engine.marked import clamped, has_one_mark
+from sdkernels.engine.rules import Each, Knowledge, Linear, Mark, Same
 from sdkernels.ops import nested_linear, nested_linear_score
 from sdkernels.ops.backend import choose_backend
 from sdkernels.ops.score import Score
@@ -48,55 +49,73 @@ def find_tail(know: Knowledge, nodes: Sequence[fx.Node], output: fx.Node) -> Tai
 
 
 class FusedTail:
-    """Runs a tail by kernel; one a plan.
+    """Runs a tail by kernel; one a plan and tile.
 
     Args:
         run: the run whose nodes the tail is made of.
         tail: the nodes.
         plan: of one curve.
+        clamped_units: for each site, what its clamped units are, [1, *example] or [N, *example].
     """
 
-    def __init__(self, run: CurveRun, tail: Tail, plan: CurvePlan) -> None:
+    def __init__(self, run: CurveRun, tail: Tail, plan: CurvePlan, clamped_units: Sequence[Tensor]) -> None:
         first, last = tail.first, tail.last
         device = plan.weights[first].device
-        self._source = run.intact_of(run.know.sources(first)[0])
+        source = run.know.sources(first)[0]
+        self._source = run.intact_of(source)
+        own = clamped(run.know, clamped_units, source)
+        self._own = own if own is not None and len(own) > 1 else None
         self._units = plan.inputs[first].order.to(device)
         self._living_in = torch.tensor(plan.inputs[first].counts)
         self._living_out = torch.tensor(plan.inputs[last].counts)
         self._weight, self._head = plan.weights[first].contiguous(), plan.weights[last].contiguous()
-        sent = [_sent(run, run.know.sources(first)[0]), _sent(run, run.know.sources(last)[0])]
+        sent = [
+            None if self._own is not None else _sent(run, clamped_units, source),
+            _sent(run, clamped_units, run.know.sources(last)[0]),
+        ]
         self._bias = _with_clamped(self._weight, plan.biases[first], sent[0], self._units, self._living_in)
         order = plan.inputs[last].order.to(device)
         self._head_bias = _with_clamped(self._head, plan.biases[last], sent[1], order, self._living_out)
+        if self._own is not None:
+            # z = W own + sum over the living of W_c (a_c - own_c): as many units again, which never die
+            channels = len(self._units)
+            self._units = torch.cat([channels + self._units, self._units])
+            self._weight = torch.cat([self._weight, self._weight], 1)
+            self._living_in = self._living_in + channels
 
     def logits(self, intact: Values, examples: slice) -> Tensor:
         """[T, n, L] of a run of examples."""
-        arguments, head = self._arguments(intact, examples)
+        arguments, head = self.arguments(intact, examples)
         return nested_linear(*arguments, head=head[0], head_bias=head[1]).transpose(1, 2)
 
     def score(self, intact: Values, examples: slice, labels: Tensor, options: dict[str, Any]) -> Score:
         """Their scores, with the options of :func:`~sdkernels.ops.nested_linear_score`."""
-        arguments, head = self._arguments(intact, examples)
+        arguments, head = self.arguments(intact, examples)
         return nested_linear_score(*arguments, labels, head=head[0], head_bias=head[1], **options)
 
-    def _arguments(
+    def arguments(
         self, intact: Values, examples: slice
     ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """What the kernel is given: its positional arguments, and the head's weight and bias."""
         a: Tensor = intact[self._source][examples]
+        if self._own is not None:
+            own = self._own[examples]
+            a = torch.cat([a - own, own], 1)
         counts = (self._living_in, self._living_out)
         return (a, self._units, self._weight, self._bias, *counts), (self._head, self._head_bias)
 
 
 def can_fuse(run: CurveRun) -> Tail | None:
     """The run's tail, if there is a kernel for it here."""
-    like = run.values[0]
+    like = run.like
     tail = find_tail(run.know, [node for node, _ in run.steps], run.graph.output)
     if tail is None or not run.adds_up or choose_backend(like.device, "nested_linear") == "reference":
         return None
     source = run.know.sources(tail.first)[0]
-    if source not in run.frozen or run.know.dims[source] != 1 or not _has_one_mark(run.know, source):
+    if source not in run.frozen or run.know.dims[source] != 1 or not has_one_mark(run.know, source):
         return None
-    return tail
+    hidden = [rule for node in tail.hidden if isinstance(rule := run.know.rules[node], Mark)]
+    return tail if all(run.clamps[rule.site].is_fixed for rule in hidden) else None
 
 
 def find_update(know: Knowledge, below: Sequence[fx.Node], output: fx.Node) -> tuple[fx.Node, fx.Node | None] | None:
@@ -124,35 +143,9 @@ def _is_matrix(know: Knowledge, node: fx.Node) -> bool:
     return isinstance(rule, Linear) and rule.product.convolve is None and len(node.meta["shape"]) == 2
 
 
-def _has_one_mark(know: Knowledge, node: fx.Node) -> bool:
-    """Whether one site, and none above it, decides what of a node lives."""
-    while isinstance(rule := know.rules.get(node), (Each, Flatten, Same)):
-        node = rule.source
-    return isinstance(rule, Mark) and rule.source not in know.rules
-
-
-def clamped(know: Knowledge, values: Sequence[Tensor], node: fx.Node, site: int | None = None) -> Tensor | None:
-    """A node's value for one example, [1, C], if every unit of a site above it is clamped, the nearest one unless
-    another is named; None if there is none."""
-    match rule := know.rules.get(node):
-        case Mark() if site is not None and rule.site != site:
-            return clamped(know, values, rule.source, site)
-        case Mark():
-            return values[rule.site].expand(node.meta["shape"][1:])[None].clone()
-        case Each():
-            before = clamped(know, values, rule.source, site)
-            return None if before is None else rule.function(before)
-        case Flatten():
-            before = clamped(know, values, rule.source, site)
-            return None if before is None else before.flatten(1)
-        case Same():
-            return clamped(know, values, rule.source, site)
-    return None
-
-
-def _sent(run: CurveRun, node: fx.Node) -> Tensor | None:
+def _sent(run: CurveRun, values: Sequence[Tensor], node: fx.Node) -> Tensor | None:
     """What clamped channels of a node are, [C] in float64; None where all are zero, or nothing is clamped."""
-    value = clamped(run.know, run.values, node)
+    value = clamped(run.know, values, node)
     return None if value is None or not value.count_nonzero() else value[0].double()
 
 

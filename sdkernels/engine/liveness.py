@@ -79,6 +79,8 @@ class Liveness:
     def _alive(self, node: fx.Node, channels: int, curve: Curve) -> Tensor:
         know = self._know
         match rule := know.rules[node]:
+            case Mark() if rule.by_value:
+                return self._always(channels)
             case Mark():
                 death = curve.deaths[rule.site]
                 source = self._of(rule.source, know.dims[node], channels)
@@ -115,7 +117,7 @@ class Liveness:
         if mine is None and node in self.alive:
             mine = self.needed[node] = torch.zeros_like(self.alive[node])
         match rule:
-            case Mark() if mine is not None:
+            case Mark() if mine is not None and not rule.by_value:
                 self._ask(rule.source, torch.minimum(mine, curve.deaths[rule.site]), know.dims[node])
             case Each() | Affine() | Same() if mine is not None:
                 self._ask(rule.source, mine, know.dims[rule.source])

@@ -5,7 +5,7 @@ A node that is not known here is no error: its inputs are made whole again, and 
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +55,7 @@ class Mark:
 
     source: fx.Node
     site: int
+    by_value: bool = False  # whether a configuration's own activations decide which of their elements are clamped
 
 
 @dataclass(frozen=True)
@@ -159,12 +160,17 @@ class Knowledge:
                 return list(node.all_input_nodes)
 
 
-def learn(graph: Graph, sites: list[Site]) -> Knowledge:
-    """Find the rule of every dependent node; the graph must have been run once, so that shapes are known."""
+def learn(graph: Graph, sites: list[Site], ranged: Collection[int] = ()) -> Knowledge:
+    """Find the rule of every dependent node; the graph must have been run once, so that shapes are known.
+
+    ``ranged`` are the sites whose units are clamped only where their activation is in a range.
+    """
     know = Knowledge({}, {})
     for node in graph.nodes:
         if node in graph.dependent:
             rule, dim = _rule(node, graph, sites, know)
+            if isinstance(rule, Mark):  # what no other site changes is known before the configurations run
+                rule = replace(rule, by_value=rule.site in ranged and rule.source in graph.dependent)
             know.rules[node], know.dims[node] = rule, dim
     for node, rule in list(know.rules.items()):
         if isinstance(rule, Linear):

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdkernels.engine.batches import Batch
+from sdkernels.engine.outcomes import Outcomes
 from sdkernels.ops import score
 from sdkernels.ops.score import Score
 
@@ -65,11 +67,20 @@ class Scores:
 
     ``sums[name]`` is int64 ``[K]`` for counts (``"accuracy"``, ``"top5"``, ``"agreement"``, ``"ambiguous"``), int64
     ``[K, L]`` for ``"class_accuracy"``, float64 ``[K]`` for ``"loss"`` (nats) and for functions.
-    ``class_examples`` int64 ``[L]`` counts the labels.
+    ``class_examples`` int64 ``[L]`` counts the labels, ``outcomes`` holds which predictions are correct if that is
+    wanted.
     """
 
-    def __init__(self, metrics: Sequence[Metric], configurations: int, classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        configurations: int,
+        classes: int,
+        device: torch.device,
+        outcomes: Outcomes | None = None,
+    ) -> None:
         self._metrics = metrics
+        self.outcomes = outcomes
         self._classes = classes
         self.examples = 0
         self.class_examples = torch.zeros(classes, dtype=torch.int64, device=device)
@@ -87,7 +98,7 @@ class Scores:
     @property
     def are_counted(self) -> bool:
         """Whether an op can count everything, so that nobody needs to see logits."""
-        return not any(callable(metric) for metric in self._metrics)
+        return self.outcomes is None and not any(callable(metric) for metric in self._metrics)
 
     def options(self, dtype: torch.dtype, intact_prediction: Tensor) -> dict[str, Any]:
         """What an op that scores is asked for."""
@@ -99,8 +110,11 @@ class Scores:
             "margin": TF32_MARGIN if uses_tf32(intact_prediction, dtype) else AMBIGUOUS_MARGIN[dtype],
         }
 
-    def add(self, configurations: Tensor, logits: Tensor, labels: Tensor, intact_prediction: Tensor) -> None:
-        """Add the scores of logits [k, N, L], of any strides, against labels [N], for configurations [k]."""
+    def add(self, configurations: Tensor, logits: Tensor, batch: Batch, intact_prediction: Tensor) -> None:
+        """Add the scores of logits [k, N, L], of any strides, against a batch's labels, for configurations [k]."""
+        labels = batch.labels
+        if self.outcomes is not None:
+            self.outcomes.write(configurations, batch.places, logits.argmax(2) == labels)
         self.add_counted(configurations, score(logits, labels, **self.options(logits.dtype, intact_prediction)))
         configurations = configurations.to(logits.device)
         for metric in self._metrics:

@@ -23,8 +23,9 @@ from torch import Tensor, fx
 
 from sdkernels.engine.curves import SUM_DTYPES
 from sdkernels.engine.families import Alone
-from sdkernels.engine.fused import clamped, find_update
+from sdkernels.engine.fused import find_update
 from sdkernels.engine.graph import Graph, Values, storage
+from sdkernels.engine.marked import clamped
 from sdkernels.engine.rules import Affine, Binary, Each, Flatten, Join, Knowledge, Linear, Mark, Same, Size
 from sdkernels.ops import rank_one
 from sdkernels.ops.backend import choose_backend
@@ -72,7 +73,6 @@ class SinglesRun:
 
     Args:
         graph, know: the traced model and what its nodes do to channels.
-        values: for each site, what a clamped unit becomes; broadcasts to one example.
         alone: the configurations.
         folding: as :func:`find_folding` found it.
         like: a tensor of the activations' dtype and device.
@@ -82,14 +82,13 @@ class SinglesRun:
         self,
         graph: Graph,
         know: Knowledge,
-        values: Sequence[Tensor],
         alone: Sequence[Alone],
         folding: Folding,
         like: Tensor,
     ) -> None:
         self.graph, self.know, self.folding = graph, know, folding
         self.nodes = [n for n in graph.nodes if n in graph.dependent]
-        self.values = [value.to(like.device, like.dtype) for value in values]
+        self._device, self._element_bytes = like.device, like.element_size()
         self.alone = [group for group in alone if graph.sites[group.site] is not None]
         self.below = {group.site: self._below(group.site) for group in self.alone}
         self._updates = {site: find_update(know, below, graph.output) for site, below in self.below.items()}
@@ -100,25 +99,29 @@ class SinglesRun:
         self.pairs = self.active = 0  # of configuration and example: all, and those that differ from the intact model
 
     def logits(
-        self, group: Alone, intact: Values, examples: int, configs_per_pass: int
+        self, group: Alone, intact: Values, clamped_units: Sequence[Tensor], examples: int, configs_per_pass: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Configurations [k] of a group and their logits [k, N, L]."""
+        """Configurations [k] of a group and their logits [k, N, L].
+
+        ``clamped_units`` are, for each site, what its units are once clamped, [1, *example] or [N, *example].
+        """
         step = configs_per_pass if self.folding.is_possible else 1
         for configurations, units in zip(group.configurations.split(step), group.units.split(step), strict=True):
             if self.graph.sites[group.site] is None:  # the logits do not depend on it
                 logits = intact[self.graph.output]
                 yield configurations, logits.expand(len(configurations), *logits.shape)
             elif (update := self._updates.get(group.site)) is not None:
-                yield configurations, self._update(group.site, *update, units.to(self.values[0].device), intact)
+                yield configurations, self._update(group.site, *update, units.to(self._device), intact, clamped_units)
             else:
-                yield configurations, self._pass(group.site, units, intact, examples)
+                value = clamped_units[group.site]
+                yield configurations, self._pass(group.site, units, intact, value, examples)
 
     def row_bytes(self, site: int) -> int:
         """About how much memory a row, an example in a configuration, takes behind a site."""
         if self._updates.get(site) is not None:
-            return 2 * int(self.graph.output.meta["shape"][1]) * self.values[site].element_size()
+            return 2 * int(self.graph.output.meta["shape"][1]) * self._element_bytes
         sizes = [math.prod(n.meta["shape"][1:]) for n in self.below.get(site, []) if "shape" in n.meta]
-        return 3 * max(sizes, default=1) * self.values[site].element_size()
+        return 3 * max(sizes, default=1) * self._element_bytes
 
     def modes(self, site: int) -> dict[fx.Node, str]:
         """How each node below a site runs: on one channel, as a rank-one update, or dense."""
@@ -170,14 +173,24 @@ class SinglesRun:
         rule = self.know.rules[node]
         return rule.result if isinstance(rule, Linear) else node
 
-    def _update(self, site: int, first: fx.Node, last: fx.Node | None, units: Tensor, intact: Values) -> Tensor:
+    def _update(
+        self,
+        site: int,
+        first: fx.Node,
+        last: fx.Node | None,
+        units: Tensor,
+        intact: Values,
+        clamped_units: Sequence[Tensor],
+    ) -> Tensor:
         """Logits [k, N, L] by one kernel, :func:`sdkernels.ops.rank_one`."""
         rule = self.know.rules[first]
         assert isinstance(rule, Linear)  # noqa: S101 - find_update has seen it
-        a, value = intact[rule.source], clamped(self.know, self.values, rule.source, site)
+        a, value = intact[rule.source], clamped(self.know, clamped_units, rule.source, site)
         assert value is not None  # noqa: S101 - below the site
         self.pairs += len(a) * len(units)
-        self.active += int((a.index_select(1, units) != value[0, units]).count_nonzero())
+        self.active += int((a.index_select(1, units) != value.index_select(1, units)).count_nonzero())
+        if len(value) > 1:  # each example has its own: only the differences matter
+            a, value = a - value, value.new_zeros(1, value.shape[1])
         arguments = (intact[rule.result], rule.product.weight, a, units)
         if last is None:
             return rank_one(*arguments, value=value[0])
@@ -186,14 +199,13 @@ class SinglesRun:
         options = {"head": head.product.weight, "head_bias": head.product.bias, "intact": intact[self.graph.output]}
         return rank_one(*arguments, value=value[0], relu=True, **options)
 
-    def _pass(self, site: int, units: Tensor, intact: Values, examples: int) -> Tensor:
+    def _pass(self, site: int, units: Tensor, intact: Values, value: Tensor, examples: int) -> Tensor:
         """Logits [k, N, L] with each of the units alone clamped."""
         mark = self.graph.sites[site]
         assert mark is not None  # noqa: S101 - groups without one are unread
         dim = self.know.dims[mark]
         assert dim is not None  # noqa: S101 - sites have units
         activation = intact[mark.all_input_nodes[0]]
-        value = self.values[site].expand(activation.shape[1:])[None]
         units = units.to(activation.device)
         ours, clamp = activation.index_select(dim, units), value.index_select(dim, units)
         differs = (ours != clamp).movedim(dim, 1).flatten(2).any(2) if ours.ndim > 2 else ours != clamp  # [N, k]
@@ -208,7 +220,8 @@ class SinglesRun:
         logits = base.expand(len(units), *base.shape).clone()
         if len(row):
             rows = _Rows(self, intact, units, which, row)
-            logits[which, row] = rows.run(site, mark, clamp.movedim(dim, 1)[0][which].unsqueeze(1).movedim(1, dim))
+            of = row if len(clamp) > 1 else torch.zeros_like(row)
+            logits[which, row] = rows.run(site, mark, clamp.movedim(dim, 1)[of, which].unsqueeze(1).movedim(1, dim))
         return logits
 
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,8 +26,9 @@ class Site:
         module: the layer.
         call: which of its calls, from 0.
         unit_dim: the dimension of the output ``[N, ...]`` that holds the units, at least 1.
-        example_shape: the output's shape without N.
+        example_shape: the shape, without N, of what holds the units: the output, or its coordinates.
         select: which of the ``parts`` of a tuple is the output; None where the layer gives one tensor.
+        basis: directions [K, C] of the output's channels, float64; then the units are the coordinates along them.
     """
 
     name: str
@@ -37,11 +38,35 @@ class Site:
     example_shape: tuple[int, ...]
     select: int | None = None
     parts: int = 1
+    basis: Tensor | None = None
 
     @property
     def units(self) -> int:
-        """The number of units, C."""
+        """The number of units, C, or of directions, K."""
         return self.example_shape[self.unit_dim - 1]
+
+    @property
+    def per_unit(self) -> tuple[int, ...]:
+        """The shape of a number a unit, to broadcast to one example."""
+        return tuple(self.units if d == self.unit_dim - 1 else 1 for d in range(len(self.example_shape)))
+
+    @property
+    def hooked(self) -> tuple[nn.Module, int, int, int | None, Tensor | None]:
+        """What a hook needs to know: the layer, which call, the units' dimension, which part of a tuple, the basis."""
+        return self.module, self.call, self.unit_dim, self.select, self.basis
+
+    def along(self, basis: Tensor) -> "Site":
+        """The same call, its units being the coordinates along the rows of ``basis`` [K, C]."""
+        shape = list(self.example_shape)
+        shape[self.unit_dim - 1] = len(basis)
+        return replace(self, basis=basis, example_shape=tuple(shape))
+
+    def read(self, output: Tensor) -> Tensor:
+        """What holds the units: an output [N, ...] itself, or its coordinates."""
+        if self.basis is None:
+            return output
+        last: Tensor = torch.tensordot(output, self.basis.to(output), ([self.unit_dim], [1]))
+        return last.movedim(-1, self.unit_dim)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
+from sdkernels.engine.batches import Batch
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.families import Alone, Curve, Family
 from sdkernels.engine.fused import FusedTail, can_fuse
@@ -17,6 +18,7 @@ from sdkernels.engine.rules import learn
 from sdkernels.engine.scores import Scores
 from sdkernels.engine.singles import SinglesRun, find_folding
 from sdkernels.engine.sites import Site
+from sdkernels.engine.values import Clamp
 from sdkernels.engine.walk import Walk
 
 # Permuted weights kept from tile to tile, in bytes; those of further curves are made again for each tile.
@@ -30,8 +32,14 @@ class Tile(NamedTuple):
     """Examples that are run at once."""
 
     values: Values  # of the intact model: what the configurations share and read
+    clamped: list[Tensor]  # for each site, what its clamped units are, [1, *example] or [N, *example]
+    values_in_range: dict[int, Tensor]  # of sites with a range: what they are where they are in it
     logits: Tensor  # [N, L], the intact model's
-    labels: Tensor  # [N]
+    batch: Batch
+
+
+def _identity(_index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
+    return activation
 
 
 class TileRun:
@@ -41,8 +49,8 @@ class TileRun:
         graph: the traced model.
         sites: where units are clamped.
         family: the configurations.
-        values: for each site, what a clamped unit becomes; broadcasts to one example.
-        probe: a few inputs [N, ...].
+        clamps: for each site, what a clamped unit becomes.
+        probe: a few examples.
         configs_per_pass: how many single units share a forward pass; None leaves the choice.
     """
 
@@ -51,20 +59,21 @@ class TileRun:
         graph: Graph,
         sites: list[Site],
         family: Family,
-        values: Sequence[Tensor],
-        probe: Tensor,
+        clamps: Sequence[Clamp],
+        probe: Batch,
         configs_per_pass: int | None,
     ) -> None:
         self.graph, self.family = graph, family
         self._curves, self._alone = family.curves(), family.alone()
         self._configs_per_pass = configs_per_pass
-        know = learn(graph, sites)
+        know = learn(graph, sites, [i for i, clamp in enumerate(clamps) if clamp.is_ranged])
         first_read = next((mark for mark in graph.sites if mark is not None), graph.output)
-        like = torch.empty(0, dtype=first_read.meta["dtype"], device=probe.device)
-        self._curve_run = CurveRun(graph, know, values, like)
+        like = torch.empty(0, dtype=first_read.meta["dtype"], device=probe.inputs.device)
+        self._sites, self._clamps = sites, [clamp.to(like) for clamp in clamps]
+        self._curve_run = CurveRun(graph, know, self._clamps, like)
         self._tail = can_fuse(self._curve_run)
         self._singles = (
-            SinglesRun(graph, know, values, self._alone, find_folding(graph, probe), like) if self._alone else None
+            SinglesRun(graph, know, self._alone, find_folding(graph, probe.inputs), like) if self._alone else None
         )
         self._plans: dict[int, CurvePlan] = {}
         self._few = self._curve_run.plan(_few_points(self._curves[0])) if self._curves else None
@@ -75,77 +84,123 @@ class TileRun:
             self._singles.keep if self._singles else frozenset()
         )
 
-    def intact(self, inputs: Tensor, labels: Tensor, look: Callable[[int, fx.Node, Tensor], Tensor]) -> Tile:
+    def intact(self, batch: Batch, look: Callable[[int, fx.Node, Tensor], Tensor] = _identity) -> Tile:
         """Run the intact model; ``look`` sees every site's activation."""
-        shared = self.graph.shared_values(inputs)
-        values = self.graph.values(shared, look, keep=self._keep)
+        donated = {} if batch.donors is None else self._activations(batch.donors)
+        activations: dict[int, Tensor] = {}
+
+        def see(index: int, mark: fx.Node, activation: Tensor) -> Tensor:
+            if self._clamps[index].is_ranged:
+                activations[index] = activation.clone()  # what follows may write into it
+            return look(index, mark, activation)
+
+        shared = self.graph.shared_values(batch.inputs)
+        values = self.graph.values(shared, see, keep=self._keep)
         kept = {node: values[node] for node in self._keep}
-        return Tile({**shared, **kept}, values[self.graph.output], labels)
+        clamped: list[Tensor] = []
+        values_in_range: dict[int, Tensor] = {}
+        for i, (site, clamp) in enumerate(zip(self._sites, self._clamps, strict=True)):
+            if self.graph.sites[i] is None:  # nobody reads it
+                clamped.append(batch.inputs.new_empty(0))
+                continue
+            value = clamp.of(batch.labels, donated.get(i))
+            value = value.expand(len(value), *site.example_shape)
+            if clamp.is_ranged:
+                values_in_range[i] = value
+                value = clamp.within(activations[i], value)
+            clamped.append(value)
+        return Tile({**shared, **kept}, clamped, values_in_range, values[self.graph.output], batch)
+
+    def _activations(self, inputs: Tensor) -> dict[int, Tensor]:
+        """What the intact model's sites give."""
+        found: dict[int, Tensor] = {}
+
+        def see(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
+            found[index] = activation.clone()  # what follows may write into it
+            return activation
+
+        self.graph.values(self.graph.shared_values(inputs), see)
+        return found
 
     def score(self, tile: Tile, scores: Scores, advance: Callable[[int], None]) -> None:
         """Add every configuration's scores on a tile."""
         prediction = tile.logits.argmax(1)
-        n = len(tile.labels)
+        n = len(tile.batch.labels)
         for index, curve in enumerate(self._curves):
             plan = self._plan(index)
             if self._tail is not None:
-                self._score_fused(tile, prediction, curve, FusedTail(self._curve_run, self._tail, plan), scores)
+                fused = FusedTail(self._curve_run, self._tail, plan, tile.clamped)
+                self._score_fused(tile, prediction, curve, fused, scores)
                 advance(n * curve.points)
                 continue
-            for points, logits in Walk(self._curve_run, plan, tile.values, n).logits(self._together(n)):
-                scores.add(curve.configurations[points], logits, tile.labels, prediction)
+            for points, logits in self._walk(plan, tile).logits(self._together(n)):
+                scores.add(curve.configurations[points], logits, tile.batch, prediction)
                 advance(n * len(points))
-        for configurations, logits in self._single_logits(self._alone, tile.values, n):
-            scores.add(configurations, logits, tile.labels, prediction)
+        for configurations, logits in self._single_logits(self._alone, tile):
+            scores.add(configurations, logits, tile.batch, prediction)
             advance(n * len(configurations))
 
-    def some_logits(self, inputs: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def logits(self, tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every configuration's logits on a tile: numbers [k] and logits [k, N, L], run by run."""
+        for index, curve in enumerate(self._curves):
+            plan = self._plan(index)
+            if self._tail is not None:
+                fused = FusedTail(self._curve_run, self._tail, plan, tile.clamped)
+                yield curve.configurations, fused.logits(tile.values, slice(None))
+                continue
+            for points, logits in self._walk(plan, tile).logits(self._together(len(tile.batch.labels))):
+                yield curve.configurations[points], logits
+        yield from self._single_logits(self._alone, tile)
+
+    def some_logits(self, batch: Batch) -> Iterator[tuple[int, Tensor]]:
         """A few configurations of every kind and their logits [N, L], to be checked against the model itself."""
-        tile = self.intact(inputs, labels, _identity)
+        tile = self.intact(batch)
         if (few := self._few) is not None:
             if self._tail is not None:
-                logits = FusedTail(self._curve_run, self._tail, few).logits(tile.values, slice(None))
+                logits = FusedTail(self._curve_run, self._tail, few, tile.clamped).logits(tile.values, slice(None))
                 yield from zip(few.curve.configurations.tolist(), logits, strict=True)
             else:
-                for points, logits in Walk(self._curve_run, few, tile.values, len(labels)).logits(2):
+                for points, logits in self._walk(few, tile).logits(2):
                     yield from zip(few.curve.configurations[points].tolist(), logits, strict=True)
-        for configurations, logits in self._single_logits(_few_units(self._alone), tile.values, len(labels)):
+        for configurations, logits in self._single_logits(_few_units(self._alone), tile):
             yield from zip(configurations.tolist(), logits, strict=True)
 
-    def budget(self, probe: Tensor, limit: float, are_counted: bool) -> Budget:
+    def budget(self, probe: Batch, limit: float, are_counted: bool) -> Budget:
         """Measure the memory of a tile on a probe.
 
         Args:
-            probe: a few inputs [N, ...].
+            probe: a few examples.
             limit: bytes that must not be passed.
             are_counted: whether an op counts all metrics, so that it needs no logits.
         """
-        labels = torch.zeros(len(probe), dtype=torch.int64, device=probe.device)
         self._spare, self._weights = min(self._space, limit / 8), min(PERMUTED_WEIGHTS, limit / 4)
         plan = self._plan(0) if self._curves else None
 
         def work(examples: int) -> None:
-            tile = self.intact(probe[:examples].clone(), labels[:examples], _identity)
+            part = probe.part(slice(examples))
+            tile = self.intact(part._replace(inputs=part.inputs.clone()))
             if plan is not None and self._tail is not None:
-                FusedTail(self._curve_run, self._tail, plan)
+                fused = FusedTail(self._curve_run, self._tail, plan, tile.clamped)
+                fused.arguments(tile.values, slice(None))
             elif self._few is not None:
-                for _ in Walk(self._curve_run, self._few, tile.values, examples).logits(1):
+                for _ in self._walk(self._few, tile).logits(1):
                     pass
-            self._make_present(tile.values)
+            self._make_present(tile)
             for group in _few_units(self._alone, self._passes):
-                for _ in self._single_logits([group], tile.values, examples):
+                for _ in self._single_logits([group], tile):
                     pass
 
         self._passes = {group.site: self._configs_per_pass or 1 for group in self._alone}
-        budget = find_budget(work, min(len(probe), MEASURED_EXAMPLES), limit)
+        examples = min(len(probe.labels), MEASURED_EXAMPLES)
+        budget = find_budget(work, examples, limit)
         if self._singles is not None and self._configs_per_pass is None:
-            tile = budget.tile(probe.device)
+            tile = budget.tile(probe.inputs.device)
             space = min(self._space, limit / 4)
             self._passes = {
                 g.site: max(1, min(len(g.units), int(space / (tile * self._singles.row_bytes(g.site)))))
                 for g in self._alone
             }
-            budget = find_budget(work, min(len(probe), MEASURED_EXAMPLES), limit)
+            budget = find_budget(work, examples, limit)
         self.pairs = (0, 0)
         if plan is None:
             return budget
@@ -181,7 +236,7 @@ class TileRun:
         if self._tail is not None and self._curves:
             notes.append(f"one kernel, nested_linear, runs {self._tail.first.name} to {self._tail.last.name}")
         if self._curves and not self._curve_run.adds_up:
-            notes.append(f"no nested sums: running sums in {self._curve_run.values[0].dtype} would lose digits")
+            notes.append(f"no nested sums: running sums in {self._curve_run.like.dtype} would lose digits")
         if self._singles is not None:
             work.add_singles(self._singles)
             absent = 1 - self._singles.active / max(self._singles.pairs, 1)
@@ -195,21 +250,21 @@ class TileRun:
 
     @property
     def _space(self) -> float:
-        return float(WORKING_SET.get(self._curve_run.values[0].device.type, WORKING_SET["cpu"]))
+        return float(WORKING_SET.get(self._curve_run.like.device.type, WORKING_SET["cpu"]))
 
     @property
     def _logit_bytes(self) -> int:
         """An example's logits, twice: a user's metric gets a copy."""
-        return 2 * int(self.graph.output.meta["shape"][1]) * self._curve_run.values[0].element_size()
+        return 2 * int(self.graph.output.meta["shape"][1]) * self._curve_run.like.element_size()
 
-    def _make_present(self, values: Values) -> None:
+    def _make_present(self, tile: Tile) -> None:
         """Let every activation differ from its clamp value: absent pairs take no memory, and a probe may have many."""
         for group in self._alone:
             mark = self.graph.sites[group.site]
             if mark is not None and self._singles is not None:
                 source = mark.all_input_nodes[0]
-                other = (self._singles.values[group.site] == 0).to(values[source].dtype)
-                values[source] = other.expand_as(values[source]).clone()
+                other = (tile.clamped[group.site] == 0).to(tile.values[source].dtype)
+                tile.values[source] = other.expand_as(tile.values[source]).clone()
 
     def _plan(self, index: int) -> CurvePlan:
         if index in self._plans:
@@ -220,27 +275,29 @@ class TileRun:
         return plan
 
     def _score_fused(self, tile: Tile, prediction: Tensor, curve: Curve, fused: FusedTail, scores: Scores) -> None:
-        n = len(tile.labels)
+        n = len(tile.batch.labels)
         step = n
         if not scores.are_counted:  # logits of all points are made
             step = max(1, int(self._spare / (curve.points * self._logit_bytes)))
         for start in range(0, n, step):
             examples = slice(start, min(start + step, n))
-            labels, predicted = tile.labels[examples], prediction[examples]
+            part, predicted = tile.batch.part(examples), prediction[examples]
             if scores.are_counted:
                 options = scores.options(tile.logits.dtype, predicted)
-                scores.add_counted(curve.configurations, fused.score(tile.values, examples, labels, options))
+                scores.add_counted(curve.configurations, fused.score(tile.values, examples, part.labels, options))
             else:
-                scores.add(curve.configurations, fused.logits(tile.values, examples), labels, predicted)
+                scores.add(curve.configurations, fused.logits(tile.values, examples), part, predicted)
 
-    def _single_logits(self, groups: Sequence[Alone], values: Values, examples: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _walk(self, plan: CurvePlan, tile: Tile) -> Walk:
+        n = len(tile.batch.labels)
+        return Walk(self._curve_run, plan, tile.values, tile.clamped, tile.values_in_range, n)
+
+    def _single_logits(self, groups: Sequence[Alone], tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(tile.batch.labels)
         for group in groups:
             assert self._singles is not None  # noqa: S101 - there are groups
-            yield from self._singles.logits(group, values, examples, self._passes.get(group.site, 1))
-
-
-def _identity(_index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
-    return activation
+            together = self._passes.get(group.site, 1)
+            yield from self._singles.logits(group, tile.values, tile.clamped, n, together)
 
 
 def _few_points(curve: Curve) -> Curve:

@@ -12,7 +12,7 @@ so that a whole curve costs one product. Adding only, never subtracting, keeps r
 permuted weights. A clamped unit is no variable any more: what it sends on folds into the next product's bias.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from sdkernels.engine.constants import Constants, along, scaled
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.graph import Values, storage
 from sdkernels.engine.liveness import Layout
+from sdkernels.engine.marked import clamped, has_one_mark
 from sdkernels.engine.rules import Affine, Binary, Each, Flatten, Join, Linear, Mark, Same, Size, Unknown
 from sdkernels.ops import perturb
 
@@ -39,10 +40,27 @@ class Compact:
 
 
 class Walk:
-    """One curve on one tile of examples."""
+    """One curve on one tile of examples.
 
-    def __init__(self, run: CurveRun, plan: CurvePlan, intact: Values, examples: int) -> None:
+    Args:
+        run, plan: of the curve.
+        intact: values that the configurations share.
+        clamped: for each site, what its clamped units are, [1, *example] or [N, *example].
+        values_in_range: of sites whose units are clamped in a range of activations: what they are there.
+        examples: N.
+    """
+
+    def __init__(
+        self,
+        run: CurveRun,
+        plan: CurvePlan,
+        intact: Values,
+        clamped: Sequence[Tensor],
+        values_in_range: Mapping[int, Tensor],
+        examples: int,
+    ) -> None:
         self._run, self._plan, self._intact, self._n = run, plan, intact, examples
+        self._clamped, self._values_in_range = clamped, values_in_range
         self._rules, self._dims = run.know.rules, run.know.dims
         self._sums: dict[fx.Node, Tensor] = {}  # running sums of nested products
         self._added: dict[fx.Node, int] = {}  # how many channels are in them
@@ -57,7 +75,7 @@ class Walk:
 
     def _run_points(self, points: range) -> list[Tensor]:
         """Logits [N, L] at some points, from the last to the first."""
-        self._states = {p: ({}, Constants(self._run, self._plan, self._intact, p)) for p in points}
+        self._states = {p: ({}, Constants(self._run, self._plan, self._intact, self._clamped, p)) for p in points}
         for node, done in self._run.steps:
             alike = self._alike(node, points)
             if alike:
@@ -118,6 +136,8 @@ class Walk:
                 return product(self._whole(rule.source), product.weight, product.bias)
             case Same():
                 return self._values[rule.source]
+            case Mark() if rule.by_value:
+                return self._clamp_in_range(rule, node)
         layout = self._plan.layouts[node]
         rows = layout.counts[self._point]
         if rows == 0:
@@ -171,7 +191,7 @@ class Walk:
         alive = self._plan.live.alive[source][channels] > self._point
         constant = None if alive.all() else self._constants.of(source)
         if not alive.any():
-            like = self._run.values[0]
+            like = self._run.like
             shape = [self._n, *source.meta["shape"][1:]]
             shape[dim] = len(channels)
             if constant is None:
@@ -216,6 +236,8 @@ class Walk:
                     .expand(data.shape)
                     .clone(memory_format=torch.contiguous_format)
                 )
+            if constant is not None and len(constant) > 1:
+                return torch.where(along(alive.to(data.device), data.ndim, dim), data, constant)
             filling = data.new_zeros(()) if constant is None else constant[0]
             return perturb(data, ~alive[None].to(data.device), filling, unit_dim=dim)[0]
         if value.layout.is_whole:
@@ -228,9 +250,16 @@ class Walk:
         dim = self._dims[node]
         assert dim is not None  # noqa: S101 - it has a layout
         shape[dim] = 0
-        return self._run.values[0].new_empty(shape)
+        return self._run.like.new_empty(shape)
 
     # The rules.
+
+    def _clamp_in_range(self, rule: Mark, node: fx.Node) -> Tensor:
+        """All channels of a site whose own activations decide where they are clamped."""
+        clamp, x = self._run.clamps[rule.site], self._whole(rule.source)
+        dies = self._plan.curve.deaths[rule.site] <= self._point
+        changed = clamp.within(x, self._values_in_range[rule.site])
+        return torch.where(along(dies.to(x.device), x.ndim, self._dims[node]), changed, x)
 
     def _binary(self, rule: Binary, node: fx.Node, layout: Layout) -> Tensor:
         dim, ndim = self._dims[node], len(node.meta["shape"])
@@ -305,10 +334,11 @@ class Walk:
             x, _ = self._gather(rule.source, channels, 1)
             return product(x, plan.weights[node][:rows], bias, relu), True
         source = plan.inputs[node]
-        constant = self._bias_of_dead(rule, node, rows)
         columns = source.counts[self._point]
-        if self._run.is_nested(node) and columns > 0:
-            sums = self._nested(rule, node, layout, columns)
+        own = self._clamped_by_example(rule, node)
+        constant = self._bias_of_dead(rule, node, rows) if own is None else None
+        if self._run.is_nested(node) and (columns > 0 or own is not None):
+            sums = self._nested(rule, node, layout, columns, own)
             y, is_free = product.read(sums, rows, plan.biases[node], relu and constant is None)
             if constant is not None:
                 y = y + constant
@@ -328,17 +358,26 @@ class Walk:
         y = product(x, weight, bias).add_(constant)
         return (y.clamp_min_(0) if relu else y), True
 
-    def _nested(self, rule: Linear, node: fx.Node, layout: Layout, columns: int) -> Tensor:
-        """The running sum with all channels added that live at this point."""
+    def _nested(self, rule: Linear, node: fx.Node, layout: Layout, columns: int, own: Tensor | None) -> Tensor:
+        """The running sum with all channels added that live at this point.
+
+        Where clamped channels are ``own`` [N, C, ...], not the same for all examples, the sum begins with them, and
+        what returns is the difference from them: z = W own + sum over the living of W_c (a_c - own_c).
+        """
         product, plan = rule.product, self._plan
         most = layout.counts[0]
         added = self._added.get(node, 0)
         bias = plan.biases[node][:most]
         dim = product.dim(len(rule.source.meta["shape"]))
         intact = self._intact[self._run.intact_of(rule.source)]
+        if own is not None and node not in self._sums:
+            everything = product.part(plan.weights[node], slice(most), slice(None))
+            order = plan.inputs[node].order.to(own.device)
+            self._sums[node] = product.start(own.index_select(dim, order), everything, bias)
         if columns > added:
-            channels = plan.inputs[node].order[added:columns]
-            x = intact.index_select(dim, channels.to(intact.device))
+            channels = plan.inputs[node].order[added:columns].to(intact.device)
+            x = intact.index_select(dim, channels)
+            x = x if own is None else x - own.index_select(dim, channels)
             new = product.part(plan.weights[node], slice(most), slice(added, columns))
             if node in self._sums:
                 product.add(self._sums[node], x, new)
@@ -346,6 +385,13 @@ class Walk:
                 self._sums[node] = product.start(x, new, bias)
             self._added[node] = columns
         return self._sums[node]
+
+    def _clamped_by_example(self, rule: Linear, node: fx.Node) -> Tensor | None:
+        """What the inputs of a running sum are with all units clamped, [N, C, ...], if each example has its own."""
+        if not self._run.is_nested(node) or not has_one_mark(self._run.know, rule.source):
+            return None
+        value = clamped(self._run.know, self._clamped, rule.source)
+        return value if value is not None and len(value) > 1 else None
 
     def _bias_of_dead(self, rule: Linear, node: fx.Node, rows: int) -> Tensor | None:
         """What the dead channels send to each output, [1, D, ...]; None for nothing."""

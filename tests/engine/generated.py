@@ -18,7 +18,8 @@ from tests.engine.parts import ACTIVATIONS, NORMS, Maker, Maps
 from tests.engine.zoo import CLASSES, lively, standardised
 
 HEADS = ("mean", "flatten", "adaptive", "amax")
-VALUES = ("zero", "number", "mean", "element_mean", "unit", "element")
+WORDS = ("mean", "element_mean", "class_mean", "class_element_mean", "resample")
+VALUES = ("zero", "number", "unit", "element", *WORDS)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Case:
         sites: which of the calls of the network's layers are ablated, counted in the order in which they end.
         odd_unit_dim: whether units are any dimension, and not the one of channels or features.
         values: kinds of value, for the sites in turn; one kind that needs no shape is given without layers' names.
+        within: where units are clamped.
         family: ``("cumulative", orders, points)``, ``("singles",)`` or ``("sets", number)``.
         examples, batch_size, configs_per_batch, backend, working_set: how the data comes, and how it is cut.
         winograd: whether 3x3 convolutions of any size go by Winograd's products.
@@ -48,6 +50,7 @@ class Case:
     sites: tuple
     odd_unit_dim: bool
     values: tuple
+    within: Any
     family: tuple
     examples: int
     batch_size: int
@@ -94,10 +97,12 @@ def resolve(case: Case, model: nn.Module, inputs: Tensor) -> tuple[list[str], di
     by_layer: dict[str, Any] = {}
     for i, layer in enumerate(layers):
         kind = case.values[i % len(case.values)]
+        kind = "mean" if kind == "resample" and case.examples == 1 else kind  # there is no other example
         shape = {"unit": (counts[i],), "element": shapes[layer]}.get(kind)
         by_layer[layer] = _value(kind, draw) if shape is None else torch.randn(shape, generator=generator).double()
-    one_word = len(case.values) == 1 and case.values[0] in ("zero", "number", "mean", "element_mean")
-    return layers, dims, counts, _value(case.values[0], draw) if one_word else by_layer
+    values = list(by_layer.values())
+    is_one = len(case.values) == 1 and not isinstance(values[0], Tensor)
+    return layers, dims, counts, values[0] if is_one else by_layer
 
 
 def _value(kind: str, draw: random.Random) -> float | str:
@@ -212,6 +217,7 @@ CASES = st.builds(
     sites=st.lists(st.integers(0, 60), min_size=1, max_size=4, unique=True).map(tuple),
     odd_unit_dim=st.sampled_from([False] * 7 + [True]),
     values=st.lists(st.sampled_from(VALUES), min_size=1, max_size=2).map(tuple),
+    within=st.sampled_from([None] * 6 + [0.7, (-0.31, 0.52)]),
     family=_FAMILIES,
     examples=st.sampled_from([6, 9, 12, 16, 2, 1]),
     batch_size=st.integers(1, 20),

@@ -50,7 +50,7 @@ def both_ways(case: Case, model: nn.Module, data: tuple[Tensor, Tensor]) -> tupl
     """What ``auto`` gives, cut into tiles as the case has it, and what ``loop`` gives."""
     layers, unit_dim, counts, value = resolve(case, model, data[0])
     note(f"layers {layers}, units {counts}")
-    options = {"value": value, "unit_dim": unit_dim, "metrics": METRICS}
+    options = {"value": value, "within": case.within, "unit_dim": unit_dim, "metrics": METRICS, "outcomes": True}
     tiles = {"batch_size": case.batch_size, "configs_per_batch": case.configs_per_batch}
     with pytest.MonkeyPatch.context() as patch, left_as_they_were(model, data[0]):
         patch.setenv("SDKERNELS_BACKEND", case.backend)

@@ -12,7 +12,7 @@ from torch import nn
 
 import sdkernels as sd
 from sdkernels.engine import execute, fused, memory, products, tiles, walk
-from sdkernels.engine.batches import gather
+from sdkernels.engine.batches import Batch, gather
 from sdkernels.engine.tiles import TileRun
 from sdkernels.lab.models import convnet, mlp
 from tests.engine import resident
@@ -229,7 +229,7 @@ def test_what_did_not_fit_is_let_go(monkeypatch, seeds_torch, one_at_a_time):
 
     def failing(self: TileRun, tile: Any, *args: Any) -> None:
         assert all(ref() is None for ref in failed)
-        if len(tile.labels) > 5:
+        if len(tile.batch.labels) > 5:
             failed.append(weakref.ref(tile.logits))
             raise torch.OutOfMemoryError("CUDA out of memory")
         score(self, tile, *args)
@@ -295,7 +295,9 @@ def test_longer_examples_get_tiles_of_their_own(monkeypatch, seeds_torch):
     intact = TileRun.intact
     sizes: dict[int, set[int]] = {length: set() for length in lengths}
     monkeypatch.setattr(
-        TileRun, "intact", lambda self, x, *args: sizes[x.shape[1]].add(len(x)) or intact(self, x, *args)
+        TileRun,
+        "intact",
+        lambda self, batch, *args: sizes[batch.inputs.shape[1]].add(len(batch.labels)) or intact(self, batch, *args),
     )
     monkeypatch.setattr(execute, "memory_limit", lambda _device, _fraction: 8.0 * MEBIBYTE)
     assert_equal(sd.cumulative_ablation(model, "2", data, orders=1, points=3), expected)
@@ -337,10 +339,10 @@ def test_gathered_parts_are_let_go():
         for _ in range(6):
             part = torch.zeros(5, 2)
             living.append(weakref.ref(part))
-            yield part, torch.zeros(5)
+            yield Batch(part, *[torch.zeros(5, dtype=torch.int64)] * 3)
             del part
 
     for whole in gather(parts(), 10):
-        assert len(whole[0]) == 10
+        assert len(whole.inputs) == 10
         assert sum(ref() is not None for ref in living) <= 1  # the last of them is the loop's own
         del whole

@@ -317,7 +317,7 @@ def test_nan_among_the_first_examples_is_named(data):
 
 def test_means_that_are_not_finite_are_named(data):
     other = torch.full((9, 6), float("nan")).double(), torch.zeros(9, dtype=torch.long)
-    with pytest.raises(ValueError, match="layer 'relu': 8 of 8 means are not finite"):
+    with pytest.raises(ValueError, match="layer 'relu': 72 of 72 activations of a batch are not finite, so means"):
         sd.cumulative_ablation(Net().double().eval(), "relu", data, value="mean", value_data=other)
 
 

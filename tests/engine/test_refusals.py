@@ -219,7 +219,7 @@ class TestFamily:
     @pytest.mark.parametrize(
         ("value", "error", "says"),
         [
-            ("median", ValueError, "'median' for layer 'relu1': the words are 'mean' and 'element_mean'"),
+            ("median", ValueError, "'median' for layer 'relu1': the words are 'mean', 'element_mean', 'class_mean'"),
             (torch.zeros(5), ValueError, r"value \[5\] for layer 'relu1' fits neither its units \[6\]"),
             ({"relu2": 0.0}, ValueError, r"it must name the layers \['relu1'\]"),
             (None.__class__, TypeError, "is a type"),

@@ -15,7 +15,10 @@ from tests.engine.compare import assert_same, left_as_they_were
 from tests.engine.zoo import TUPLES, UNTRACEABLE, ZOO, Network, build
 
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
-OTHER_VALUES = ("constant", "mean", "element_mean", "tensors")
+OTHER_VALUES = (
+    *("constant", "mean", "element_mean", "class_mean", "class_element_mean", "resample", "tensors"),
+    *("mean within", "resample within", "constant within"),
+)
 FAMILIES = {
     "cumulative": lambda *a, units, **o: sd.cumulative_ablation(*a, orders=3, points=5, seed=units, **o),
     "singles": lambda *a, units, **o: sd.unit_importance(*a, **o),
@@ -34,6 +37,7 @@ def random_sets(units: int) -> Tensor:
 
 def value_of(kind: str, layers: Sequence[str], shapes: Sequence[tuple[int, ...]], units: Sequence[int]) -> Any:
     """What ``value=`` gets; ``"tensors"`` are, layer by layer, a value per element, one per unit, and a number."""
+    kind = kind.removesuffix(" within")
     if kind != "tensors":
         return {"zero": 0.0, "constant": -0.4}.get(kind, kind)
     generator = torch.Generator().manual_seed(0)
@@ -64,6 +68,7 @@ def both_ways(network: Network, layers: Sequence[str], family: str, kind: str) -
     options = {"metrics": METRICS, "unit_dim": unit_dim}
     look = sd.cumulative_ablation(model, layers, data, orders=1, points=[0], method="loop", unit_dim=unit_dim)
     options |= {"units": sum(look.unit_counts), "value": value_of(kind, layers, shapes, look.unit_counts)}
+    options |= {"within": 0.8 if kind.endswith("within") else None, "outcomes": True}
     oracle = FAMILIES[family](model, layers, data, method="loop", **options)
     configs_per_batch = "auto" if kind == "zero" else 3
     options |= {"batch_size": 7, "configs_per_batch": configs_per_batch}
