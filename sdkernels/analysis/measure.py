@@ -18,7 +18,7 @@ from sdkernels.engine.batches import Batches
 from sdkernels.engine.execute import PROBE_EXAMPLES, Job, Outcome, run
 from sdkernels.engine.families import Family
 from sdkernels.engine.scores import Metric, Metrics, check_metrics
-from sdkernels.engine.sites import Layers, check_eval_mode, find_sites, unwrap
+from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
 from sdkernels.engine.values import Value, Within, describe_value, describe_within, resolve_clamps
 
 PRECISIONS = {
@@ -93,8 +93,11 @@ def measure(
     data: Any,
     make_family: Callable[[tuple[int, ...]], FamilyT],
     options: Options,
+    change_sites: Callable[[list[Site], nn.Module, Batches], list[Site]] = lambda sites, *_: sites,
 ) -> Measured[FamilyT]:
     """Score every configuration of the family that ``make_family`` makes of the layers' numbers of units.
+
+    ``change_sites(sites, model, batches)`` says otherwise what the units are, given the data that values come from.
 
     Raises:
         ValueError, TypeError: as :func:`sdkernels.cumulative_ablation` says.
@@ -127,8 +130,9 @@ def measure(
         inputs = batches.first()[0][:PROBE_EXAMPLES]
         sites, logits = find_sites(model, layers, inputs, options.unit_dim, options.select)
         metrics = check_metrics(options.metrics, logits.shape[1])
-        family = make_family(tuple(site.units for site in sites))
         averaged = batches if options.value_data is None else batches.of(options.value_data)
+        sites = change_sites(sites, model, averaged)
+        family = make_family(tuple(site.units for site in sites))
         clamps = resolve_clamps(value, options.within, sites, model, averaged, logits.shape[1])
         is_resampled = any(clamp.by == "donor" for clamp in clamps)
         if is_resampled:

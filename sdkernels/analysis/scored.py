@@ -36,6 +36,7 @@ class Scored:
         seed, value, precision, method: as the call ran; no seed where nothing is drawn.
         outcomes: uint8 ``[..., ceil(N / 8)]``, a bit an example: whether the prediction is correct, the first example
             in the lowest bit; None if it was not asked for. :meth:`outcome_matrix` unpacks it.
+        directions: by layer, what was ablated instead of units, float64 ``[K, C]``; None where units were.
         plan: the executed plan as a table.
         versions: of sdkernels, torch, numpy and Python.
     """
@@ -54,6 +55,7 @@ class Scored:
     plan: str
     versions: Mapping[str, str]
     outcomes: Tensor | None = None
+    directions: Mapping[str, Tensor] | None = None
 
     # What a saved file says it is, and which fields beside the sums it holds as arrays.
     _FORMAT: ClassVar[str]
@@ -114,6 +116,7 @@ class Scored:
             **{name: getattr(self, name) for name in self._TENSOR_FIELDS},
             **{name: held for name in self._OPTIONAL_FIELDS if (held := getattr(self, name)) is not None},
             **{f"sums/{name}": total for name, total in self.sums.items()},
+            **{f"directions/{name}": basis for name, basis in (self.directions or {}).items()},
             **{f"baseline_sums/{name}": total for name, total in self.baseline_sums.items()},
         }
         header = {
@@ -150,6 +153,8 @@ class Scored:
         fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
         fields |= {name: arrays[name] for name in cls._TENSOR_FIELDS}
         fields |= {name: arrays.get(name) for name in cls._OPTIONAL_FIELDS}
+        bases = {name.removeprefix("directions/"): t for name, t in arrays.items() if name.startswith("directions/")}
+        fields["directions"] = bases or None
         return cls(
             **fields,
             sums={name: arrays[f"sums/{name}"] for name in header["metrics"]},
