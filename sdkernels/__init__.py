@@ -7,15 +7,20 @@ __version__ = version("sdkernels")
 from sdkernels.analysis.ablation import ablate, cumulative_ablation, unit_importance
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.importance import UnitImportance
+from sdkernels.analysis.monitor import AblationMonitor
+from sdkernels.analysis.noise import NoiseCurve, noise_robustness
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.engine.execute import SdkernelsWarning
 
 __all__ = [
     "AblationCurve",
+    "AblationMonitor",
     "AblationScores",
+    "NoiseCurve",
     "SdkernelsWarning",
     "UnitImportance",
     "ablate",
     "cumulative_ablation",
+    "noise_robustness",
     "unit_importance",
 ]

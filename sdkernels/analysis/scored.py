@@ -61,6 +61,7 @@ class Scored:
     _FORMAT: ClassVar[str]
     _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("ambiguous", "class_examples")
     _OPTIONAL_FIELDS: ClassVar[tuple[str, ...]] = ("outcomes",)
+    _TENSORS_BY_LAYER: ClassVar[tuple[str, ...]] = ("directions",)
 
     @property
     def correct(self) -> Tensor:
@@ -116,7 +117,11 @@ class Scored:
             **{name: getattr(self, name) for name in self._TENSOR_FIELDS},
             **{name: held for name in self._OPTIONAL_FIELDS if (held := getattr(self, name)) is not None},
             **{f"sums/{name}": total for name, total in self.sums.items()},
-            **{f"directions/{name}": basis for name, basis in (self.directions or {}).items()},
+            **{
+                f"{field}/{layer}": tensor
+                for field in self._TENSORS_BY_LAYER
+                for layer, tensor in (getattr(self, field) or {}).items()
+            },
             **{f"baseline_sums/{name}": total for name, total in self.baseline_sums.items()},
         }
         header = {
@@ -153,8 +158,9 @@ class Scored:
         fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
         fields |= {name: arrays[name] for name in cls._TENSOR_FIELDS}
         fields |= {name: arrays.get(name) for name in cls._OPTIONAL_FIELDS}
-        bases = {name.removeprefix("directions/"): t for name, t in arrays.items() if name.startswith("directions/")}
-        fields["directions"] = bases or None
+        for field in cls._TENSORS_BY_LAYER:
+            by_layer = {name[len(field) + 1 :]: t for name, t in arrays.items() if name.startswith(f"{field}/")}
+            fields[field] = by_layer or None
         return cls(
             **fields,
             sums={name: arrays[f"sums/{name}"] for name in header["metrics"]},

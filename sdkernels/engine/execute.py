@@ -9,9 +9,9 @@ from torch import Tensor, fx, nn
 
 from sdkernels.engine.batches import Batch, Batches, check_labels, gather
 from sdkernels.engine.exported import find_graph
-from sdkernels.engine.families import Family
+from sdkernels.engine.families import Family, Noise
 from sdkernels.engine.graph import Graph, UntraceableError, is_close
-from sdkernels.engine.loop import Call, Change, changed_logits, clamping, run_loop
+from sdkernels.engine.loop import Call, Change, adding_noise, changed_logits, clamping, run_loop
 from sdkernels.engine.memory import is_out_of_memory, memory_limit
 from sdkernels.engine.outcomes import Outcomes
 from sdkernels.engine.plan import Plan
@@ -19,6 +19,7 @@ from sdkernels.engine.scores import Metric, Scores
 from sdkernels.engine.sites import Site
 from sdkernels.engine.tiles import TileRun
 from sdkernels.engine.values import Clamp
+from sdkernels.ops import random_stream
 
 # Enough examples to find the layers' shapes and to check a traced graph against its model.
 PROBE_EXAMPLES = 8
@@ -203,6 +204,14 @@ def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | 
 
 def _change_of(job: Job) -> Callable[[int, Batch], Change]:
     """What a hook loop does to the sites' outputs, by configuration and batch."""
+    if isinstance(family := job.family, Noise):
+        scales = [family.factors[:, None] * sd.cpu() for sd in family.deviations]
+
+        def normals(site: int, configuration: int, ids: Tensor, elements: int) -> Tensor:
+            draw = family.draws[configuration : configuration + 1].to(ids.device)
+            return random_stream("normal", family.seed, draw, ids, elements, site=site)[0]
+
+        return adding_noise(job.calls, scales, normals, family.per_map)
     return clamping(job.model, job.calls, job.family.ablated(slice(None)), job.clamps)
 
 

@@ -210,6 +210,57 @@ class Sets:
         return found
 
 
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on all units at once: configuration k adds ``factors[k] * deviations * normals of draws[k]``.
+
+    Attributes:
+        factors: float64 ``[K]``, at least 0.
+        draws: int64 ``[K]``: configurations with the same number get the same normals.
+        deviations: for each site, each unit's standard deviation, float64 ``[C]``.
+        per_map: one normal for all positions of a unit, not one for each.
+        seed: of the normals.
+    """
+
+    factors: Tensor
+    draws: Tensor
+    deviations: tuple[Tensor, ...]
+    per_map: bool
+    seed: int
+
+    @property
+    def unit_counts(self) -> tuple[int, ...]:
+        """The number of units of each site."""
+        return tuple(len(sd) for sd in self.deviations)
+
+    @property
+    def configurations(self) -> int:
+        """K."""
+        return len(self.factors)
+
+    @property
+    def is_ablating(self) -> Tensor:
+        """bool [K]: whether a configuration adds any noise at all."""
+        return (self.factors > 0) & any(bool((sd > 0).any()) for sd in self.deviations)
+
+    def ablated(self, configurations: slice) -> list[Tensor]:
+        """No unit is clamped: for each site, bool [K, C], all False."""
+        count = len(self.factors[configurations])
+        return [torch.zeros(count, len(sd), dtype=torch.bool) for sd in self.deviations]
+
+    def curves(self) -> list[Curve]:
+        """None."""
+        return []
+
+    def alone(self) -> list[Alone]:
+        """None."""
+        return []
+
+    def groups(self) -> list[Tensor]:
+        """The configurations of each draw, int64 [k]."""
+        return [(self.draws == draw).nonzero().squeeze(1) for draw in self.draws.unique()]
+
+
 def make_orders(orders: Orders, units: int, seed: int) -> Tensor:
     """int64 [R, U] permutations: random ones by number, given ones checked, or the order of a score.
 

@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.graph import Graph, is_site
+from sdkernels.engine.noise import NoiseRun
 from sdkernels.engine.rules import Linear, Unknown
 from sdkernels.engine.singles import SinglesRun
 
@@ -18,7 +19,7 @@ class PlannedNode:
     """One row of the plan; work in floating-point operations an example, over all configurations."""
 
     name: str
-    mode: str  # of shared, nested, compact, one channel, rank-one, dense; several where configurations differ
+    mode: str  # of shared, nested, compact, one channel, rank-one, line, dense; several where configurations differ
     work: float
     loop_work: float
 
@@ -104,6 +105,11 @@ class Work:
                 if mode != "dense":
                     share = 1.0 / max(run.know.channels(run.know.sources(node)[0]) or run.know.channels(node), 1)
                 self._add(node, mode, k * share)
+
+    def add_noise(self, run: NoiseRun) -> None:
+        """Noise: a product on a line runs once for all configurations of its draw."""
+        for node, mode in run.modes().items():
+            self._add(node, mode, len(run.groups) if mode == "line" else run.family.configurations)
 
     def rows(self, configurations: int) -> list[PlannedNode]:
         """A row a node; the intact model's own run counts too."""

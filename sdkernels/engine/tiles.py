@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor, fx
 
 from sdkernels.engine.batches import Batch
 from sdkernels.engine.curves import CurvePlan, CurveRun
-from sdkernels.engine.families import Alone, Curve, Family
+from sdkernels.engine.families import Alone, Curve, Family, Noise
 from sdkernels.engine.fused import FusedTail, can_fuse
 from sdkernels.engine.graph import Graph, Values
 from sdkernels.engine.memory import WORKING_SET, Budget, find_budget
+from sdkernels.engine.noise import NoiseRun
 from sdkernels.engine.plan import Plan, Work
 from sdkernels.engine.rules import learn
 from sdkernels.engine.scores import Scores
@@ -75,6 +77,7 @@ class TileRun:
         self._singles = (
             SinglesRun(graph, know, self._alone, find_folding(graph, probe.inputs), like) if self._alone else None
         )
+        self._noise = NoiseRun(graph, know, sites, family, like) if isinstance(family, Noise) else None
         self._plans: dict[int, CurvePlan] = {}
         self._few = self._curve_run.plan(_few_points(self._curves[0])) if self._curves else None
         self._passes: dict[int, int] = {}  # units that share a pass, by site
@@ -83,6 +86,7 @@ class TileRun:
         self._keep = (self._curve_run.keep if self._curves else frozenset()) | (
             self._singles.keep if self._singles else frozenset()
         )
+        self._keep |= self._noise.keep if self._noise else frozenset()
 
     def intact(self, batch: Batch, look: Callable[[int, fx.Node, Tensor], Tensor] = _identity) -> Tile:
         """Run the intact model; ``look`` sees every site's activation."""
@@ -136,7 +140,8 @@ class TileRun:
             for points, logits in self._walk(plan, tile).logits(self._together(n)):
                 scores.add(curve.configurations[points], logits, tile.batch, prediction)
                 advance(n * len(points))
-        for configurations, logits in self._single_logits(self._alone, tile):
+        others = self._noise.logits(tile.values, tile.batch.ids) if self._noise else ()
+        for configurations, logits in chain(self._single_logits(self._alone, tile), others):
             scores.add(configurations, logits, tile.batch, prediction)
             advance(n * len(configurations))
 
@@ -151,6 +156,8 @@ class TileRun:
             for points, logits in self._walk(plan, tile).logits(self._together(len(tile.batch.labels))):
                 yield curve.configurations[points], logits
         yield from self._single_logits(self._alone, tile)
+        if self._noise is not None:
+            yield from self._noise.logits(tile.values, tile.batch.ids)
 
     def some_logits(self, batch: Batch) -> Iterator[tuple[int, Tensor]]:
         """A few configurations of every kind and their logits [N, L], to be checked against the model itself."""
@@ -164,6 +171,10 @@ class TileRun:
                     yield from zip(few.curve.configurations[points].tolist(), logits, strict=True)
         for configurations, logits in self._single_logits(_few_units(self._alone), tile):
             yield from zip(configurations.tolist(), logits, strict=True)
+        if self._noise is not None:
+            configurations, logits = next(self._noise.logits(tile.values, tile.batch.ids))
+            chosen = sorted({0, len(logits) // 2, len(logits) - 1})
+            yield from zip(configurations[chosen].tolist(), logits[chosen], strict=True)
 
     def budget(self, probe: Batch, limit: float, are_counted: bool) -> Budget:
         """Measure the memory of a tile on a probe.
@@ -189,6 +200,8 @@ class TileRun:
             for group in _few_units(self._alone, self._passes):
                 for _ in self._single_logits([group], tile):
                     pass
+            if self._noise is not None:
+                next(self._noise.logits(tile.values, tile.batch.ids))
 
         self._passes = {group.site: self._configs_per_pass or 1 for group in self._alone}
         examples = min(len(probe.labels), MEASURED_EXAMPLES)
@@ -241,6 +254,8 @@ class TileRun:
             work.add_singles(self._singles)
             absent = 1 - self._singles.active / max(self._singles.pairs, 1)
             notes.append(f"absent already: {absent:.1%} of the pairs of unit and example")
+        if self._noise is not None:
+            work.add_noise(self._noise)
         rows = work.rows(self.family.configurations)
         return Plan(rows, self.family.configurations, tuple(notes), tile, budget.peak(tile), budget.limit)
 
