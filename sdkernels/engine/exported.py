@@ -33,6 +33,7 @@ from sdkernels.engine.graph import (
     trace,
 )
 from sdkernels.engine.loop import Hooks
+from sdkernels.engine.rotation import along_directions
 from sdkernels.engine.sites import Site
 
 torch.library.define("sdkernels_engine::site", "(Tensor x, int index) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
@@ -64,14 +65,16 @@ LONGEST_REASON = 200
 def find_graph(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logits: Tensor) -> Graph:
     """The model's graph by torch.fx, or by torch.export where that fails; checked to give ``logits`` for ``inputs``.
 
+    The units of sites that have directions are coordinates in it.
+
     Raises:
         UntraceableError: neither can; says why for both.
     """
     try:
-        return trace(model, sites, inputs, logits)
+        return along_directions(trace(model, sites, inputs, logits), sites, inputs, logits)
     except UntraceableError as by_fx:
         try:
-            return trace_exported(model, sites, inputs, logits)
+            return along_directions(trace_exported(model, sites, inputs, logits), sites, inputs, logits)
         except UntraceableError as by_export:
             reasons = [textwrap.shorten(str(e), LONGEST_REASON, placeholder=" ...") for e in (by_fx, by_export)]
             raise UntraceableError("; with torch.export, ".join(reasons)) from by_export

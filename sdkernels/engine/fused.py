@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.graph import Values
 from sdkernels.engine.marked import clamped, has_one_mark
-from sdkernels.engine.rules import Each, Knowledge, Linear, Mark, Same
+from sdkernels.engine.rules import Binary, Each, Knowledge, Linear, Mark, Same
 from sdkernels.ops import nested_linear, nested_linear_score
 from sdkernels.ops.backend import choose_backend
 from sdkernels.ops.score import Score
@@ -118,24 +118,45 @@ def can_fuse(run: CurveRun) -> Tail | None:
     return tail if all(run.clamps[rule.site].is_fixed for rule in hidden) else None
 
 
-def find_update(know: Knowledge, below: Sequence[fx.Node], output: fx.Node) -> tuple[fx.Node, fx.Node | None] | None:
+class Update(NamedTuple):
+    """The nodes of a rank-one update that gives the logits: Linear, perhaps ReLU and Linear."""
+
+    first: fx.Node  # whose weights the update has
+    result: fx.Node  # what is updated: the product, or what becomes of it with something added that no unit reaches
+    last: fx.Node | None
+
+
+def find_update(know: Knowledge, below: Sequence[fx.Node], output: fx.Node) -> Update | None:
     """The Linear that reads a site's single units, and the one behind a ReLU that gives the logits, or None if the
     first gives them; None if ``below``, the nodes that the units reach, are anything else.
     """
     first = next((n for n in below if isinstance(know.rules[n], Linear)), None)
     if first is None or below[-1] is not output or not _is_matrix(know, first) or know.dims[below[0]] != 1:
         return None
-    if any(know.sources(node) != [before] for before, node in pairwise(below)):
+    total = next((n for n in below if _is_total(know, n, first, below)), None)
+    if any(know.sources(node) != [before] for before, node in pairwise(below) if node is not total):
         return None
     if not all(isinstance(know.rules[n], (Mark, Each, Same)) for n in below[: below.index(first)]):
         return None
-    after = [n for n in below[below.index(first) + 1 :] if not isinstance(know.rules[n], (Mark, Same))]
+    rule = know.rules[first]
+    result = total or (rule.result if isinstance(rule, Linear) else first)
+    after = [n for n in below[below.index(total or first) + 1 :] if not isinstance(know.rules[n], (Mark, Same))]
     if not after:
-        return (first, None)
+        return Update(first, result, None)
     relu = know.rules[after[0]]
     if len(after) != 2 or not isinstance(relu, Each) or relu.function is not F.relu or not _is_matrix(know, after[1]):
         return None
-    return (first, after[1])
+    return Update(first, result, after[1])
+
+
+def _is_total(know: Knowledge, node: fx.Node, product: fx.Node, below: Sequence[fx.Node]) -> bool:
+    """Whether a node adds to a product, and changes nothing else, what is not among the nodes ``below``."""
+    rule = know.rules[node]
+    if not isinstance(rule, Binary) or rule.function is not torch.add or product not in rule.operands:
+        return False
+    others = [operand for operand in rule.operands if operand is not product]
+    is_alike = tuple(node.meta["shape"]) == tuple(product.meta["shape"])
+    return len(others) == 1 and others[0] not in below and is_alike and below.index(node) == below.index(product) + 1
 
 
 def _is_matrix(know: Knowledge, node: fx.Node) -> bool:

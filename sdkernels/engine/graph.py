@@ -174,6 +174,11 @@ def mark_site(node: fx.Node) -> None:
     node.target = _site
 
 
+def insert_site(activation: fx.Node, index: int) -> fx.Node:
+    """A new mark of a site, where its graph inserts nodes."""
+    return activation.graph.call_function(_site, (activation, index))
+
+
 def trace(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logits: Tensor) -> Graph:
     """Trace ``model`` by torch.fx and check that the graph gives ``logits`` for ``inputs``.
 
@@ -208,27 +213,36 @@ def build(
     Raises:
         UntraceableError: a site has no mark, sites have several types, or the graph computes something else.
     """
+    marked = {n.args[1] for n in fx_graph.nodes if is_site(n)}
+    if hidden := [site.name for i, site in enumerate(sites) if i not in marked]:
+        raise UntraceableError(f"the calls of layers {hidden} do not show in its graph")
+    graph = cut(model, fx_graph, len(sites), constants)
+    check_equal(graph, inputs, logits)
+    if len({mark.meta["dtype"] for mark in graph.sites if mark is not None}) > 1:
+        raise UntraceableError("its layers give outputs of several types")
+    return graph
+
+
+def cut(model: nn.Module, fx_graph: fx.Graph, sites: int, constants: dict[str, Tensor]) -> Graph:
+    """What reaches the output, and what of it lies downstream of a site.
+
+    Raises:
+        UntraceableError: the output is not one tensor, or there are several inputs.
+    """
     (output_node,) = [n for n in fx_graph.nodes if n.op == "output"]
     output = output_node.args[0]
     if not isinstance(output, fx.Node):
         raise UntraceableError("its output is not one tensor")
-    marked = {n.args[1] for n in fx_graph.nodes if is_site(n)}
-    if hidden := [site.name for i, site in enumerate(sites) if i not in marked]:
-        raise UntraceableError(f"the calls of layers {hidden} do not show in its graph")
     reaches = _ancestors(output)
     nodes = [n for n in fx_graph.nodes if n in reaches]
     if sum(n.op == "placeholder" for n in nodes) > 1:
         raise UntraceableError("its forward takes more than one argument")
-    marks: dict[int, fx.Node] = {n.args[1]: n for n in nodes if is_site(n)}
+    marks: dict[Any, fx.Node] = {n.args[1]: n for n in nodes if is_site(n)}
     dependent: set[fx.Node] = set()
     for node in nodes:
         if is_site(node) or any(read in dependent for read in node.all_input_nodes):
             dependent.add(node)
-    graph = Graph(model, nodes, output, [marks.get(i) for i in range(len(sites))], frozenset(dependent), constants)
-    check_equal(graph, inputs, logits)
-    if len({mark.meta["dtype"] for mark in marks.values()}) > 1:
-        raise UntraceableError("its layers give outputs of several types")
-    return graph
+    return Graph(model, nodes, output, [marks.get(i) for i in range(sites)], frozenset(dependent), constants)
 
 
 def _site(activation: Tensor, index: int) -> Tensor:

@@ -205,7 +205,7 @@ def _rule(node: fx.Node, graph: Graph, sites: list[Site], know: Knowledge) -> tu
     dim = know.dims.get(source) if isinstance(source, fx.Node) else None
     if not isinstance(source, fx.Node):
         return Unknown(), None
-    if _is_flatten(node, graph.model, source):
+    if is_flatten(node, graph.model, source):
         return (Flatten(source, math.prod(source.meta["shape"][2:])) if dim == 1 else Unknown()), 1
     if dim == 1 and (affine := _as_affine(node, graph, source)) is not None:
         return _folded(affine, node, graph, know), dim
@@ -311,7 +311,7 @@ def _folded(affine: Affine, node: fx.Node, graph: Graph, know: Knowledge) -> Rul
     return Same(affine.source)
 
 
-def _is_flatten(node: fx.Node, model: nn.Module, source: fx.Node) -> bool:
+def is_flatten(node: fx.Node, model: nn.Module, source: fx.Node) -> bool:
     """Whether a node is flatten(1), by whatever name."""
     before, after = source.meta.get("shape"), node.meta.get("shape")
     if not before or not after or len(before) < 3 or tuple(after) != (before[0], math.prod(before[1:])):

@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from sdkernels.engine.curves import SUM_DTYPES
 from sdkernels.engine.families import Alone
-from sdkernels.engine.fused import find_update
+from sdkernels.engine.fused import Update, find_update
 from sdkernels.engine.graph import Graph, Values, storage
 from sdkernels.engine.marked import clamped
 from sdkernels.engine.rules import Affine, Binary, Each, Flatten, Join, Knowledge, Linear, Mark, Same, Size
@@ -111,7 +111,7 @@ class SinglesRun:
                 logits = intact[self.graph.output]
                 yield configurations, logits.expand(len(configurations), *logits.shape)
             elif (update := self._updates.get(group.site)) is not None:
-                yield configurations, self._update(group.site, *update, units.to(self._device), intact, clamped_units)
+                yield configurations, self._update(group.site, update, units.to(self._device), intact, clamped_units)
             else:
                 value = clamped_units[group.site]
                 yield configurations, self._pass(group.site, units, intact, value, examples)
@@ -176,14 +176,13 @@ class SinglesRun:
     def _update(
         self,
         site: int,
-        first: fx.Node,
-        last: fx.Node | None,
+        update: Update,
         units: Tensor,
         intact: Values,
         clamped_units: Sequence[Tensor],
     ) -> Tensor:
         """Logits [k, N, L] by one kernel, :func:`sdkernels.ops.rank_one`."""
-        rule = self.know.rules[first]
+        rule = self.know.rules[update.first]
         assert isinstance(rule, Linear)  # noqa: S101 - find_update has seen it
         a, value = intact[rule.source], clamped(self.know, clamped_units, rule.source, site)
         assert value is not None  # noqa: S101 - below the site
@@ -191,10 +190,10 @@ class SinglesRun:
         self.active += int((a.index_select(1, units) != value.index_select(1, units)).count_nonzero())
         if len(value) > 1:  # each example has its own: only the differences matter
             a, value = a - value, value.new_zeros(1, value.shape[1])
-        arguments = (intact[rule.result], rule.product.weight, a, units)
-        if last is None:
+        arguments = (intact[update.result], rule.product.weight, a, units)
+        if update.last is None:
             return rank_one(*arguments, value=value[0])
-        head = self.know.rules[last]
+        head = self.know.rules[update.last]
         assert isinstance(head, Linear)  # noqa: S101 - find_update has seen it
         options = {"head": head.product.weight, "head_bias": head.product.bias, "intact": intact[self.graph.output]}
         return rank_one(*arguments, value=value[0], relu=True, **options)
