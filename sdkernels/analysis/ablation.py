@@ -8,6 +8,7 @@ from torch import nn
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.measure import Options, measure
+from sdkernels.analysis.sampling import Series, area_under, each_alone
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.engine.families import (
     Cumulative,
@@ -38,6 +39,9 @@ def cumulative_ablation(
     within: Within | None = None,
     metrics: Metric | Metrics = ("accuracy", "loss"),
     outcomes: bool = False,
+    tolerance: float | None = None,
+    tolerance_of: Literal["auc", "accuracy"] = "auc",
+    confidence: float = 0.95,
     seed: int = 0,
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
@@ -80,7 +84,14 @@ def cumulative_ablation(
         metrics: any of ``"accuracy"``, ``"loss"``, ``"top5"``, ``"class_accuracy"``, ``"agreement"`` (with the intact
             prediction), and functions (logits ``[N, L]``, labels ``[N]``) -> ``[N]``. Accuracy is always measured.
         outcomes: keep which predictions are correct, a bit a configuration and example: ``curve.outcome_matrix()``.
-        seed: of the random orders, and of ``"resample"``. The global random state is left as it was.
+        tolerance: stop early: draw examples in random order, and stop an order once its area under the accuracy curve
+            (``tolerance_of="auc"``), or a point once its accuracy (``"accuracy"``), is within ``tolerance`` of what all
+            of ``data`` would give, with this ``confidence``, by an interval that holds whenever it is looked at
+            (:class:`~sdkernels.analysis.sequential.ConfidenceSequence`; for each order or point by itself).
+            ``curve.used`` says how many examples each point took, ``curve.auc_bounds`` or ``curve.bounds`` the
+            intervals. The data must be one that can be read in any order. None: all examples.
+        seed: of the random orders, of the order of the examples, and of ``"resample"``. The global random state is left
+            as it was.
         method: ``"auto"``, or ``"loop"``: one whole forward pass a configuration and batch, to check any result.
         precision: ``"float32"``, ``"float64"`` or ``"bfloat16"`` runs a converted copy of the model; None the model as
             it is. On CUDA, float32 products are IEEE's, whatever torch is set to, but for ``"tf32"``, whose operands
@@ -128,6 +139,8 @@ def cumulative_ablation(
         within=within,
         metrics=metrics,
         outcomes=outcomes,
+        tolerance=tolerance,
+        confidence=confidence,
         seed=seed,
         method=method,
         precision=precision,
@@ -138,9 +151,21 @@ def cumulative_ablation(
         memory_fraction=memory_fraction,
         show_progress=show_progress,
     )
-    measured = measure(model, layers, data, make_family, options)
-    family = measured.family
+    if tolerance_of not in ("auc", "accuracy"):
+        raise ValueError(f"tolerance_of={tolerance_of!r}: it is of each order's 'auc', or of each point's 'accuracy'")
+
+    def series_of(family: Cumulative) -> list[Series]:
+        if tolerance_of == "accuracy":
+            return each_alone(family.configurations)
+        return area_under(family.points / family.orders.shape[1], len(family.orders))
+
+    measured = measure(model, layers, data, make_family, options, series_of=series_of)
+    family, bounds = measured.family, measured.bounds
     fields = measured.fields(len(family.orders), len(family.points), seed=seed)
+    if bounds is not None and tolerance_of == "auc":
+        fields["auc_bounds"] = bounds
+    elif bounds is not None:
+        fields["bounds"] = bounds.view(len(family.orders), len(family.points), 2)
     return AblationCurve(orders=family.orders, points=family.points, **fields)
 
 
@@ -155,6 +180,8 @@ def unit_importance(
     within: Within | None = None,
     metrics: Metric | Metrics = ("accuracy", "loss"),
     outcomes: bool = False,
+    tolerance: float | None = None,
+    confidence: float = 0.95,
     seed: int = 0,
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
@@ -178,7 +205,8 @@ def unit_importance(
         model, layers, data: as for :func:`sdkernels.cumulative_ablation`.
         value, baselines, value_data, within: what a clamped unit becomes, and where; as there.
         metrics, outcomes: as there. ``"class_accuracy"`` gives an importance a unit and class.
-        seed: of ``value="resample"``.
+        tolerance, confidence: stop a unit early, once its accuracy is known well enough; as there.
+        seed: of ``value="resample"``, and of the order of the examples.
         method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as
             there.
 
@@ -210,6 +238,8 @@ def unit_importance(
         within=within,
         metrics=metrics,
         outcomes=outcomes,
+        tolerance=tolerance,
+        confidence=confidence,
         seed=seed,
         method=method,
         precision=precision,
@@ -221,7 +251,7 @@ def unit_importance(
         show_progress=show_progress,
     )
     measured = measure(model, layers, data, Singles, options)
-    return UnitImportance(**measured.fields(measured.family.configurations))
+    return UnitImportance(**measured.fields(measured.family.configurations), bounds=measured.bounds)
 
 
 def ablate(
@@ -236,6 +266,8 @@ def ablate(
     within: Within | None = None,
     metrics: Metric | Metrics = ("accuracy", "loss"),
     outcomes: bool = False,
+    tolerance: float | None = None,
+    confidence: float = 0.95,
     seed: int = 0,
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
@@ -259,7 +291,8 @@ def ablate(
             where a unit is ablated.
         value, baselines, value_data, within: what a clamped unit becomes, and where; as there.
         metrics, outcomes: as there.
-        seed: of ``value="resample"``.
+        tolerance, confidence: stop a set early, once its accuracy is known well enough; as there.
+        seed: of ``value="resample"``, and of the order of the examples.
         method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as
             there.
 
@@ -290,6 +323,8 @@ def ablate(
         within=within,
         metrics=metrics,
         outcomes=outcomes,
+        tolerance=tolerance,
+        confidence=confidence,
         seed=seed,
         method=method,
         precision=precision,
@@ -304,4 +339,4 @@ def ablate(
         model, layers, data, lambda unit_counts: Sets(make_sets(units, unit_counts), unit_counts), options
     )
     family = measured.family
-    return AblationScores(units=family.masks, **measured.fields(family.configurations))
+    return AblationScores(units=family.masks, **measured.fields(family.configurations), bounds=measured.bounds)

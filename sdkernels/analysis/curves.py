@@ -18,14 +18,18 @@ class AblationCurve(Scored):
     Attributes:
         orders: int64 ``[R, U]``: pooled units, the first to be clamped first.
         points: int64 ``[T]``: how many units are clamped.
+        auc_bounds: float64 ``[R, 2]``, of each order's area over the whole data set, where a tolerance was given for
+            areas.
         sums, ambiguous, seed and the rest: as :class:`~sdkernels.analysis.scored.Scored` says, ``[...]`` being
             ``[R, T]``.
     """
 
     orders: Tensor
     points: Tensor
+    auc_bounds: Tensor | None = None
 
     _FORMAT: ClassVar[str] = "sdkernels.AblationCurve/1"
+    _OPTIONAL_FIELDS: ClassVar[tuple[str, ...]] = ("auc_bounds", *Scored._OPTIONAL_FIELDS)
     _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("orders", "points", *Scored._TENSOR_FIELDS)
 
     @property

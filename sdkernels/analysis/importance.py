@@ -38,6 +38,9 @@ class UnitImportance(Scored):
         Raises:
             KeyError: the metric was not measured.
         """
+        if self.used is not None:  # each unit has its own number of examples
+            lost = self.baseline[metric] - self.metric(metric)
+            return -lost if metric == "loss" else lost
         ablated, intact = self._sum(metric), self.baseline_sums[metric]
         return self._mean(metric, ablated - intact if metric == "loss" else intact - ablated)
 

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import sdkernels
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.sampling import Sampling, Series, each_alone, run_sampled
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.execute import PROBE_EXAMPLES, Job, Outcome, run
+from sdkernels.engine.execute import PROBE_EXAMPLES, Job, Outcome, run, warn_of_no_effect
 from sdkernels.engine.families import Family
 from sdkernels.engine.scores import Metric, Metrics, check_metrics
 from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
@@ -48,6 +50,8 @@ class Options:
     configs_per_batch: int | str
     memory_fraction: float
     outcomes: bool
+    tolerance: float | None
+    confidence: float
     seed: int
     show_progress: bool
 
@@ -63,6 +67,8 @@ class Measured(Generic[FamilyT]):
     precision: str
     method: str
     seed: int | None  # None: nothing was drawn
+    used: Tensor | None  # int64 [K]
+    bounds: Tensor | None  # float64 [J, 2], of the means that were to be known well enough
 
     def fields(self, *shape: int, seed: int | None = None) -> dict[str, Any]:
         """The fields of a :class:`~sdkernels.analysis.scored.Scored`, its K configurations laid out as ``shape``."""
@@ -73,6 +79,7 @@ class Measured(Generic[FamilyT]):
             "ambiguous": sums.pop("ambiguous"),
             "sums": sums,
             "outcomes": None if packed is None else packed.view(*shape, -1),
+            "used": None if self.used is None else self.used.view(shape),
             "baseline_sums": intact,
             "examples": self.outcome.examples,
             "class_examples": self.outcome.class_examples.cpu(),
@@ -94,10 +101,12 @@ def measure(
     make_family: Callable[[tuple[int, ...]], FamilyT],
     options: Options,
     change_sites: Callable[[list[Site], nn.Module, Batches], list[Site]] = lambda sites, *_: sites,
+    series_of: Callable[[FamilyT], list[Series]] = lambda family: each_alone(family.configurations),
 ) -> Measured[FamilyT]:
     """Score every configuration of the family that ``make_family`` makes of the layers' numbers of units.
 
-    ``change_sites(sites, model, batches)`` says otherwise what the units are, given the data that values come from.
+    ``change_sites(sites, model, batches)`` says otherwise what the units are, given the data that values come from;
+    ``series_of(family)`` what is to be known to a tolerance, if one is given.
 
     Raises:
         ValueError, TypeError: as :func:`sdkernels.cumulative_ablation` says.
@@ -110,6 +119,10 @@ def measure(
         raise TypeError(f"seed is a {type(options.seed).__name__}; give an int")
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"seed={options.seed} must be within 0..2**63 - 1")
+    if options.tolerance is not None:
+        Sampling(options.tolerance, options.confidence, options.seed)
+        if options.outcomes:
+            raise ValueError("outcomes=True asks for every example, and tolerance= for as few as it takes; give one")
     value = options.value
     if options.baselines is not None:
         if not (isinstance(value, float) and value == 0.0):
@@ -130,6 +143,8 @@ def measure(
         inputs = batches.first()[0][:PROBE_EXAMPLES]
         sites, logits = find_sites(model, layers, inputs, options.unit_dim, options.select)
         metrics = check_metrics(options.metrics, logits.shape[1])
+        if options.tolerance is not None and "class_accuracy" in metrics:
+            raise ValueError("'class_accuracy' needs every example; leave out tolerance=")
         averaged = batches if options.value_data is None else batches.of(options.value_data)
         sites = change_sites(sites, model, averaged)
         family = make_family(tuple(site.units for site in sites))
@@ -142,12 +157,19 @@ def measure(
         configs_per_batch = _check_configs_per_batch(options.configs_per_batch)
         with _progress(options.show_progress, batches.examples, family.configurations) as advance:
             job = Job(model, sites, batches, family, clamps, metrics, probe, logits, advance, options.outcomes)
-            outcome = run(
-                job,
+            run_job = partial(
+                run,
                 method=options.method,
                 configs_per_batch=configs_per_batch,
                 memory_fraction=_check_fraction(options.memory_fraction),
             )
+            used = bounds = None
+            if options.tolerance is None:
+                outcome = run_job(job)
+            else:
+                sampling = Sampling(options.tolerance, options.confidence, options.seed)
+                outcome, used, bounds = run_sampled(job, sampling, series_of(family), run_job)
+        warn_of_no_effect(job, outcome)
     return Measured(
         family=family,
         outcome=outcome,
@@ -155,7 +177,9 @@ def measure(
         value=describe_value(value) + describe_within(options.within),
         precision="tf32" if options.precision == "tf32" else str(dtype).removeprefix("torch."),
         method=options.method,
-        seed=options.seed if is_resampled else None,
+        seed=options.seed if is_resampled or used is not None else None,
+        used=used,
+        bounds=bounds,
     )
 
 

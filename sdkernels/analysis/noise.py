@@ -89,6 +89,8 @@ def noise_robustness(
     common_random_numbers: bool = False,
     metrics: Metric | Metrics = ("accuracy", "loss"),
     outcomes: bool = False,
+    tolerance: float | None = None,
+    confidence: float = 0.95,
     seed: int = 0,
     method: Literal["auto", "loop"] = "auto",
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
@@ -122,7 +124,8 @@ def noise_robustness(
         common_random_numbers: the same draws for all scales of a run. Differences between scales are then less noisy,
             and work is shared: what is linear behind the first layers runs once a run, and not once a scale.
         metrics, outcomes: as there.
-        seed: of the draws.
+        tolerance, confidence: stop a run and scale early, once its accuracy is known well enough; as there.
+        seed: of the draws, and of the order of the examples.
         method, precision, unit_dim, select, batch_size, memory_fraction, show_progress: as there.
 
     Returns:
@@ -172,6 +175,8 @@ def noise_robustness(
         within=None,
         metrics=metrics,
         outcomes=outcomes,
+        tolerance=tolerance,
+        confidence=confidence,
         seed=seed,
         method=method,
         precision=precision,
@@ -184,6 +189,8 @@ def noise_robustness(
     )
     measured = measure(model, layers, data, make_family, options, find_deviations)
     fields = measured.fields(repeats, len(factors), seed=seed) | {"value": ""}
+    if measured.bounds is not None:
+        fields["bounds"] = measured.bounds.view(repeats, len(factors), 2)
     return NoiseCurve(scales=factors, deviations=deviations, **fields)
 
 

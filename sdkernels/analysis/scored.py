@@ -36,6 +36,10 @@ class Scored:
         seed, value, precision, method: as the call ran; no seed where nothing is drawn.
         outcomes: uint8 ``[..., ceil(N / 8)]``, a bit an example: whether the prediction is correct, the first example
             in the lowest bit; None if it was not asked for. :meth:`outcome_matrix` unpacks it.
+        used: int64 ``[...]``, how many examples each configuration was scored on where ``tolerance`` let it stop; None:
+            all N. Then N is the largest of them, and the intact model was scored on as many.
+        bounds: float64 ``[..., 2]``, of each accuracy over the whole data set, by the confidence that was asked for,
+            whenever it stopped; None where no tolerance was given for accuracies.
         directions: by layer, what was ablated instead of units, float64 ``[K, C]``; None where units were.
         plan: the executed plan as a table.
         versions: of sdkernels, torch, numpy and Python.
@@ -56,11 +60,13 @@ class Scored:
     versions: Mapping[str, str]
     outcomes: Tensor | None = None
     directions: Mapping[str, Tensor] | None = None
+    used: Tensor | None = None
+    bounds: Tensor | None = None
 
     # What a saved file says it is, and which fields beside the sums it holds as arrays.
     _FORMAT: ClassVar[str]
     _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("ambiguous", "class_examples")
-    _OPTIONAL_FIELDS: ClassVar[tuple[str, ...]] = ("outcomes",)
+    _OPTIONAL_FIELDS: ClassVar[tuple[str, ...]] = ("outcomes", "used", "bounds")
     _TENSORS_BY_LAYER: ClassVar[tuple[str, ...]] = ("directions",)
 
     @property
@@ -99,7 +105,8 @@ class Scored:
         Raises:
             KeyError: it was not measured; lists those that were.
         """
-        return self._mean(name, self._sum(name))
+        total = self._sum(name)
+        return self._mean(name, total) if self.used is None else total.double() / self.used
 
     def outcome_matrix(self) -> Tensor:
         """bool [..., N]: whether each prediction is correct, by configuration and example.

@@ -1,5 +1,6 @@
 """Data in: a DataLoader, a Dataset or a pair of tensors -> checked (inputs, labels) batches on the model's device."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple
 
@@ -8,6 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from sdkernels.ops import random_stream
+
+# What the random stream is asked for here; a model's sites are numbered from 0.
+_ONE_DRAW = torch.zeros(1, dtype=torch.int64)
+_ORDER, _DONORS = 2**32 - 1, 2**32 - 2
 
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -44,6 +49,7 @@ class Batches:
         self._dtype = dtype
         self.examples = _count_examples(self._source)  # None if the source does not say
         self._donors: Callable[[Tensor], Tensor] | None = None
+        self._order: Tensor | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         start = 0
@@ -58,16 +64,12 @@ class Batches:
         """Other data, treated alike."""
         return Batches(data, batch_size=self._batch_size, device=self.device, dtype=self._dtype)
 
-    def numbered(self, order: Tensor | None = None) -> Iterator[Batch]:
-        """The batches with their examples' places in the data, and donors if there are any.
-
-        Args:
-            order: the places of the examples that are wanted, int64 [n]; None: all, as the data gives them.
-        """
+    def numbered(self) -> Iterator[Batch]:
+        """The batches with their examples' places in the data, and donors if there are any."""
         start = 0
-        for inputs, labels in self if order is None else self.indexed().batches(order):
+        for inputs, labels in self if self._order is None else self.indexed().batches(self._order):
             places = torch.arange(start, start + len(labels))
-            ids = places if order is None else order[places]
+            ids = places if self._order is None else self._order[places]
             start += len(labels)
             donors = None if self._donors is None else self._donors(ids)
             if donors is not None and donors.shape != inputs.shape:
@@ -92,12 +94,18 @@ class Batches:
             raise ValueError("value='resample' needs another example: the data has one")
 
         def draw(ids: Tensor) -> Tensor:
-            words = random_stream("bits", seed, torch.zeros(1, dtype=torch.int64), ids, 1)[0, :, 0]
+            words = random_stream("bits", seed, _ONE_DRAW, ids, 1, site=_DONORS)[0, :, 0]
             chosen = (ids + 1 + words % (count - 1)) % count if own else words % count
             return pool.at(chosen)[0]
 
-        batches = Batches.__new__(Batches)
-        vars(batches).update(vars(self), _donors=draw)
+        batches = copy.copy(self)
+        batches._donors = draw
+        return batches
+
+    def drawn(self, order: Tensor) -> "Batches":
+        """The same, but of the examples at these places alone, int64 [n], in this order, where they are numbered."""
+        batches = copy.copy(self)
+        batches._order, batches.examples = order, len(order)
         return batches
 
     def indexed(self) -> "Indexed":
@@ -155,6 +163,11 @@ class Indexed:
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and labels of some examples."""
         return self._move(_check_batch(self._read(places.tolist()), 0))
+
+    def shuffled(self, seed: int) -> Tensor:
+        """All places in an order drawn by ``seed``, int64 [M]."""
+        places = torch.arange(self._count)
+        return random_stream("bits", seed, _ONE_DRAW, places, 1, site=_ORDER)[0, :, 0].argsort(stable=True)
 
     def batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and labels in this order, batch by batch."""

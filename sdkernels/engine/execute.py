@@ -1,8 +1,9 @@
 """Run a family on a model: batches outside, configurations inside, counts out."""
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -46,6 +47,7 @@ class Job:
         probe: a few examples, and ``probe_logits`` [N, L] what the model gives for them.
         advance: hears of examples x configurations done; of a negative number where they are to be done again.
         outcomes: whether each prediction's being correct is kept.
+        graphs: by the shape of an example, the traced models that were seen to do what the model does.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Job:
     probe_logits: Tensor
     advance: Callable[[int], None]
     outcomes: bool = False
+    graphs: dict[torch.Size, Graph] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -90,7 +93,8 @@ def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction
     """Score every configuration of the job's family on every example."""
     with torch.no_grad():
         probe, logits = job.probe, job.probe_logits
-        check_repeatable(job.model, probe.inputs, logits)
+        if not job.graphs:
+            check_repeatable(job.model, probe.inputs, logits)
         tiles: TileRun | None = None
         outcome: Outcome | None = None
         reason, done = "method='loop'", 0
@@ -108,11 +112,9 @@ def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction
             except UntraceableError as error:  # maybe on later inputs, of another shape
                 tiles, reason = None, str(error)
                 job.advance(-done)
-                message = f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}"
-                warnings.warn(message, SdkernelsWarning, stacklevel=4)
+                warn(f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}")
         if outcome is None:
             outcome = _run_loop(job, reason)
-    _warn_of_no_effect(job, outcome, tiles.graph if tiles else None)
     return outcome
 
 
@@ -122,6 +124,9 @@ def _prepare(job: Job, probe: Batch, logits: Tensor, configs_per_batch: int | No
     Raises:
         UntraceableError: it cannot be traced, or does something else than its graph says.
     """
+    shape = probe.inputs.shape[1:]
+    if shape in job.graphs:
+        return TileRun(job.graphs[shape], job.sites, job.family, job.clamps, probe, configs_per_batch)
     graph = find_graph(job.model, job.sites, probe.inputs, logits)
     tiles = TileRun(graph, job.sites, job.family, job.clamps, probe, configs_per_batch)
     part = probe.part(slice(CHECKED_EXAMPLES))
@@ -135,6 +140,7 @@ def _prepare(job: Job, probe: Batch, logits: Tensor, configs_per_batch: int | No
             raise UntraceableError(
                 f"its graph gives other logits than the model with hooks at configuration {configuration}"
             )
+    job.graphs[shape] = graph
     return tiles
 
 
@@ -300,18 +306,26 @@ def check_finite(name: str, activation: Tensor, start: int) -> None:
     )
 
 
-def _warn_of_no_effect(job: Job, outcome: Outcome, graph: Graph | None) -> None:
+def warn_of_no_effect(job: Job, outcome: Outcome) -> None:
+    """Say so if the job's ablations did nothing."""
+    graph = next(iter(job.graphs.values()), None)
     unread = [site.name for site, mark in zip(job.sites, graph.sites, strict=True) if mark is None] if graph else []
     if unread:
-        message = f"the logits do not depend on layers {unread}: ablating them does nothing"
-        warnings.warn(message, SdkernelsWarning, stacklevel=5)
+        warn(f"the logits do not depend on layers {unread}: ablating them does nothing")
         return
     ablating = job.family.is_ablating.to(outcome.sums["accuracy"].device)
     visible = "loss" in outcome.sums and job.classes > 1  # accuracy alone may well stay as it was
     if visible and ablating.any() and (outcome.sums["loss"][ablating] == outcome.intact["loss"]).all():
         names = [site.name for site in job.sites]
-        message = (
+        warn(
             f"ablating units of {names} did not change the loss: their activations equal the clamp value on all of the "
             "data, or the model does not read what this layer gives"
         )
-        warnings.warn(message, SdkernelsWarning, stacklevel=5)
+
+
+def warn(message: str) -> None:
+    """Warn at the line that called the package."""
+    frame, level = sys._getframe(1), 2  # the caller of this function
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sdkernels":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SdkernelsWarning, stacklevel=level)

@@ -1,7 +1,7 @@
 """Families: structured sets of ablation configurations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -78,6 +78,9 @@ class Family(Protocol):
     def alone(self) -> list[Alone]:
         """The configurations of one unit, by site."""
 
+    def only(self, chosen: Tensor) -> "Family":
+        """Some of the configurations, int64 [k] increasing, numbered anew."""
+
 
 @dataclass(frozen=True)
 class Cumulative:
@@ -128,6 +131,10 @@ class Cumulative:
         """None."""
         return []
 
+    def only(self, chosen: Tensor) -> "Part":
+        """Some of the configurations, int64 [k] increasing, numbered anew."""
+        return Part(self, chosen)
+
 
 @dataclass(frozen=True)
 class Singles:
@@ -158,6 +165,10 @@ class Singles:
         """All, a site at a time."""
         pooled = torch.arange(self.configurations).split(self.unit_counts)
         return [Alone(site, units, units - units[0]) for site, units in enumerate(pooled)]
+
+    def only(self, chosen: Tensor) -> "Part":
+        """Some of the configurations, int64 [k] increasing, numbered anew."""
+        return Part(self, chosen)
 
 
 @dataclass(frozen=True)
@@ -209,6 +220,63 @@ class Sets:
             first += count
         return found
 
+    def only(self, chosen: Tensor) -> "Part":
+        """Some of the configurations, int64 [k] increasing, numbered anew."""
+        return Part(self, chosen)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some configurations of another family, ``chosen`` int64 [k] increasing, numbered anew."""
+
+    whole: Family
+    chosen: Tensor
+
+    @property
+    def unit_counts(self) -> tuple[int, ...]:
+        """The number of units of each site."""
+        return self.whole.unit_counts
+
+    @property
+    def configurations(self) -> int:
+        """K."""
+        return len(self.chosen)
+
+    @property
+    def is_ablating(self) -> Tensor:
+        """bool [K]: whether a configuration clamps any unit at all."""
+        return self.whole.is_ablating[self.chosen]
+
+    def ablated(self, configurations: slice) -> list[Tensor]:
+        """The masks of a run of configurations: for each site, bool [K, C], True where a unit is clamped."""
+        return [mask[self.chosen[configurations]] for mask in self.whole.ablated(slice(None))]
+
+    def curves(self) -> list[Curve]:
+        """Those of the whole, with fewer points."""
+        found: list[Curve] = []
+        for curve in self.whole.curves():
+            kept = torch.isin(curve.configurations, self.chosen)
+            if kept.any():
+                before = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])  # kept points before each
+                found.append(Curve(self._numbers(curve.configurations[kept]), tuple(before[d] for d in curve.deaths)))
+        return found
+
+    def alone(self) -> list[Alone]:
+        """Those of the whole, with fewer units."""
+        found: list[Alone] = []
+        for group in self.whole.alone():
+            kept = torch.isin(group.configurations, self.chosen)
+            if kept.any():
+                found.append(Alone(group.site, self._numbers(group.configurations[kept]), group.units[kept]))
+        return found
+
+    def only(self, chosen: Tensor) -> "Part":
+        """Some of the configurations, int64 [k] increasing, numbered anew."""
+        return Part(self.whole, self.chosen[chosen])
+
+    def _numbers(self, configurations: Tensor) -> Tensor:
+        return torch.searchsorted(self.chosen, configurations)
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -255,6 +323,10 @@ class Noise:
     def alone(self) -> list[Alone]:
         """None."""
         return []
+
+    def only(self, chosen: Tensor) -> "Noise":
+        """Some of the configurations, int64 [k] increasing, numbered anew."""
+        return replace(self, factors=self.factors[chosen], draws=self.draws[chosen])
 
     def groups(self) -> list[Tensor]:
         """The configurations of each draw, int64 [k]."""

@@ -149,7 +149,7 @@ def test_the_functions_share_their_options():
     curve, single, sets = (
         inspect.signature(f).parameters for f in (sd.cumulative_ablation, sd.unit_importance, sd.ablate)
     )
-    assert set(curve) - set(single) == {"orders", "points"}
+    assert set(curve) - set(single) == {"orders", "points", "tolerance_of"}
     assert set(sets) - set(single) == {"units"}
     for name, parameter in single.items():
         for other in (curve, sets):
