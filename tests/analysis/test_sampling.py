@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import sdkernels as sd
 from sdkernels.lab.models import mlp
 from tests.engine.compare import assert_same
+from tests.engine.zoo import standardised
 
 CONFIDENCE = 0.9
 LAYERS = ["relu1", "relu2"]
@@ -20,7 +21,7 @@ def network():
         torch.manual_seed(0)
         model = mlp(12, (16, 16), 4, seed=0).double().eval()
         inputs = torch.randn(600, 12).double()
-        labels = model(inputs).argmax(1)
+        labels = standardised(model, inputs).argmax(1)
         labels[::5] = torch.randint(0, 4, (120,))
     return model, (inputs, labels)
 
@@ -46,16 +47,16 @@ def known(family, result):
 def test_a_tolerance_is_kept_with_fewer_examples(network, family):
     model, data = network
     run = FAMILIES[family]
-    sampled = run(model, LAYERS, data, tolerance=0.08, confidence=CONFIDENCE, seed=1)
+    sampled = run(model, LAYERS, data, tolerance=0.1, confidence=0.99, seed=1)
     estimate, bounds = known(family, sampled)
-    assert ((bounds[:, 1] - estimate <= 0.08) & (estimate - bounds[:, 0] <= 0.08)).all()
+    assert ((bounds[:, 1] - estimate <= 0.1) & (estimate - bounds[:, 0] <= 0.1)).all()
     assert sampled.used.max() == sampled.examples < 600
     whole = run(model, LAYERS, data, seed=1)
     whole = whole.auc() if family == "auc" else whole.accuracy.flatten()
     assert ((bounds[:, 0] <= whole) & (whole <= bounds[:, 1])).all()  # at these seeds
-    if family != "auc":
+    if family in ("points", "noise"):
         assert len(sampled.used.unique()) > 1  # each stops by itself
-    else:
+    elif family == "auc":
         assert (sampled.used == sampled.used[:, :1]).all()  # an order's points stop together
 
 
@@ -80,6 +81,7 @@ def test_coverage(network, family):
     run = FAMILIES[family]
     whole = run(model, LAYERS, data)
     truth = whole.auc() if family == "auc" else whole.accuracy.flatten()
+    assert truth.max() - truth.min() > 0.02
     runs = 60
     missed = torch.zeros(len(truth), dtype=torch.int64)
     for seed in range(runs):
