@@ -119,6 +119,7 @@ ZOO: dict[str, Network] = {
             ("inverted1.conv.2", "inverted1.conv.5", "inverted2.conv.3"),
         ],
     ),
+    "read-twice": Network(branched.ReadTwice, IMAGES, [("relu",), ("relu", "conv2")]),
     "resnext": Network(
         branched.ResNeXt,
         IMAGES,
