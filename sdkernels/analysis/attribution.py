@@ -18,6 +18,7 @@ from sdkernels.analysis.attribution_arguments import (
     check_target,
 )
 from sdkernels.analysis.fingerprint import fingerprint
+from sdkernels.analysis.group_run import GroupRun
 from sdkernels.analysis.measure import _progress, _undisturbed
 from sdkernels.engine.batches import Batch, Batches
 from sdkernels.engine.execute import PROBE_EXAMPLES, Job, SdkernelsWarning, _prepare, check_finite, check_repeatable
@@ -47,7 +48,7 @@ class _Ready:
 
     site: Site
     family: Singles | Sets
-    tiles: TileRun | None  # None: the model runs by hooks
+    tiles: TileRun | GroupRun | None  # None: the model runs by hooks
     size: int  # examples at once
     probed: int  # examples that it was prepared on
 
@@ -215,19 +216,24 @@ def _prepared(
     probe = _batch(inputs, torch.arange(len(inputs), device=x.device))
     logits = model(inputs.clone())  # a model may write into its inputs
     check_repeatable(model, inputs, logits)
-    if groups is None:
-        family: Singles | Sets = Singles((site.units,))
-    else:
-        family = Sets(groups == torch.arange(int(groups.max()) + 1)[:, None], (site.units,))
-    batches = Batches((inputs, probe.labels), batch_size=len(inputs), device=x.device)
     clamp = _clamp(baselines, slice(len(inputs)))
-    job = Job(model, [site], batches, family, [clamp], (), probe, logits, lambda _done: None)
+    limit = memory_limit(x.device, MEMORY_FRACTION)
+    family: Singles | Sets = Singles((site.units,))
+    if groups is not None:
+        family = Sets(groups == torch.arange(int(groups.max()) + 1)[:, None], (site.units,))
+    tiles: TileRun | GroupRun
     try:
-        tiles = _prepare(job, probe, logits, per_pass)
+        if isinstance(family, Sets):
+            tiles = GroupRun(model, site, family, clamp, probe, logits)
+            budget = tiles.budget(limit)
+        else:
+            batches = Batches((inputs, probe.labels), batch_size=len(inputs), device=x.device)
+            job = Job(model, [site], batches, family, [clamp], (), probe, logits, lambda _done: None)
+            tiles = _prepare(job, probe, logits, per_pass)
+            budget = tiles.budget(probe, limit, are_counted=False)
     except UntraceableError as error:
         remark = f"{type(model).__name__} runs as a hook loop, the slow way, because {error}"
         return _Ready(site, family, None, LOOP_EXAMPLES, len(inputs)), [remark]
-    budget = tiles.budget(probe, memory_limit(x.device, MEMORY_FRACTION), are_counted=False)
     remarks = []
     if tiles.graph.sites[0] is None:
         remarks.append(f"the logits do not depend on layers {[site.name]}: ablating them does nothing")
@@ -245,7 +251,13 @@ def _run(
     """What the targets' logits lose in each configuration, [K, N]."""
     lost: Tensor | None = None
     start = 0
-    logits_of = partial(_loop_logits, model) if ready.tiles is None else partial(_tile_logits, ready.tiles)
+    match ready.tiles:
+        case TileRun() as tiles:
+            logits_of = partial(_tile_logits, tiles)
+        case GroupRun() as groups:
+            logits_of = partial(_group_logits, groups)
+        case None:
+            logits_of = partial(_loop_logits, model)
 
     def fits(part: slice) -> bool:
         """Run a tile, all of it or nothing: what memory runs out on leaves no trace, and holds none."""
@@ -269,7 +281,7 @@ def _run(
                     f"memory ran out on one example ({error}); where perturbations_per_eval is given, a lower one "
                     "takes less"
                 ) from error
-            if ready.tiles is not None:
+            if isinstance(ready.tiles, TileRun):
                 ready.tiles.halve_spare()
             advance(-done)
             return False
@@ -299,6 +311,12 @@ def _tile_logits(tiles: TileRun, ready: _Ready, x: Tensor, part: slice, baseline
         own = baselines.value[part].to(tile.clamped[0])
         tile = tile._replace(clamped=[own.expand(len(inputs), *site.example_shape)])
     return tile.logits, tiles.logits(tile)
+
+
+def _group_logits(run: GroupRun, ready: _Ready, x: Tensor, part: slice, baselines: Baselines) -> tuple[Tensor, Logits]:
+    """The same of groups."""
+    value = baselines.value[part] if baselines.by_example else baselines.value[None]
+    return run.logits(x[part], value, lambda activation: check_finite(ready.site.name, activation, part.start))
 
 
 def _loop_logits(

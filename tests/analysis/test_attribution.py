@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import sdkernels as sd
-from sdkernels.analysis import attribution
+from sdkernels.analysis import attribution, group_run
 from sdkernels.analysis.attribution import LayerUnitAblation
-from sdkernels.engine import memory, singles, tiles
+from sdkernels.analysis.group_run import GroupRun
+from sdkernels.engine import execute, memory, singles, tiles
 from tests.analysis.attributed import MODELS, Recurrent, by_hooks, case, examples, layer_output
 
 EXACT = {"rtol": 0, "atol": 1e-10}  # float64: sums in another order
@@ -29,8 +30,9 @@ def baseline_of(kind, output, unit_dim):
 
 
 def mask_of(kind, units):
-    """Groups of one, two and more units, numbered at random with gaps."""
-    return None if kind == "alone" else torch.arange(units).mul(3).remainder(max(units - 2, 2)) * 5 + 2
+    """Groups of one and of two units, mixed, their numbers with gaps; None for every unit alone."""
+    mixed = examples(units, ()).argsort()
+    return None if kind == "alone" else (torch.arange(units) % max(units - 2, 2))[mixed] * 5 + 2
 
 
 @pytest.fixture
@@ -343,6 +345,23 @@ class TestOutOfMemory:
         torch.testing.assert_close(ours.attribute(x, **options), by_hooks(model, layer, x, 2), **EXACT)
         assert next(iter(ours._ready.values())).size == 3
 
+    def test_halves_the_tile_of_groups(self, monkeypatch):
+        model, layer, shape, _ = case("convnet")
+        x, groups = examples(23, shape), torch.tensor([0, 1, 0, 1, 2])
+        ours = LayerUnitAblation(model, layer)
+        ours.attribute(x, target=2, layer_mask=groups)
+        plenty = GroupRun._one
+
+        def one(run, shared, inputs, value, configuration):
+            if configuration and len(inputs) > 4:
+                raise torch.OutOfMemoryError("no more")
+            return plenty(run, shared, inputs, value, configuration)
+
+        monkeypatch.setattr(GroupRun, "_one", one)
+        found = ours.attribute(x, target=2, layer_mask=groups)
+        torch.testing.assert_close(found, by_hooks(model, layer, x, 2, groups=groups), **EXACT)
+        assert next(iter(ours._ready.values())).size == 3
+
     def test_of_one_example_is_an_error(self, memory_for):
         model, layer, shape, _ = case("convnet")
         ours = LayerUnitAblation(model, layer)
@@ -358,7 +377,20 @@ def test_progress_is_shown(capsys):
     assert "72.0/72.0" in capsys.readouterr().err
 
 
-def test_a_layer_that_nobody_reads(seeds_torch):
+@pytest.mark.parametrize("mask", ["alone", "groups"])
+def test_a_graph_that_does_something_else_is_not_used(mask, monkeypatch):
+    model, layer, shape, _ = case("convnet")
+    x, groups = examples(7, shape), mask_of(mask, 5)
+    answers = {"alone": (execute, [True]), "groups": (group_run, [True, True])}  # to what is asked before, then False
+    module, before = answers[mask]
+    monkeypatch.setattr(module, "is_close", lambda *_: bool(before) and before.pop())
+    with pytest.warns(sd.SdkernelsWarning, match="hook loop, .* gives other logits than the model with hooks"):
+        found = LayerUnitAblation(model, layer).attribute(x, target=1, layer_mask=groups)
+    torch.testing.assert_close(found, by_hooks(model, layer, x, 1, groups=groups), **EXACT)
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([0, 0, 1, 1])], ids=["alone", "groups"])
+def test_a_layer_that_nobody_reads(seeds_torch, mask):
     class Idle(nn.Module):
         def __init__(self):
             super().__init__()
@@ -369,7 +401,7 @@ def test_a_layer_that_nobody_reads(seeds_torch):
             return self.read(x)
 
     with pytest.warns(sd.SdkernelsWarning, match=r"do not depend on layers \['unread'\]"):
-        found = LayerUnitAblation(Idle().eval(), "unread").attribute(torch.randn(3, 3), target=1)
+        found = LayerUnitAblation(Idle().eval(), "unread").attribute(torch.randn(3, 3), target=1, layer_mask=mask)
     assert torch.equal(found, torch.zeros(3, 4))
 
 
