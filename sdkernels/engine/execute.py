@@ -129,14 +129,17 @@ def _prepare(job: Job, probe: Batch, logits: Tensor, configs_per_batch: int | No
         return TileRun(job.graphs[shape], job.sites, job.family, job.clamps, probe, configs_per_batch)
     graph = find_graph(job.model, job.sites, probe.inputs, logits)
     tiles = TileRun(graph, job.sites, job.family, job.clamps, probe, configs_per_batch)
-    part = probe.part(slice(CHECKED_EXAMPLES))
+    jumps = any(clamp.is_ranged for clamp in job.clamps) and logits.dtype != torch.float64
+    part = probe.part(slice(PROBE_EXAMPLES if jumps else CHECKED_EXAMPLES))
     is_ablating, change_of = job.family.is_ablating, _change_of(job)
     for configuration, found in tiles.some_logits(part):
         if is_ablating[configuration]:
             expected = changed_logits(job.model, job.calls, part.inputs, change_of(configuration, part))
         else:
-            expected = logits[:CHECKED_EXAMPLES]
-        if not is_close(found, expected):
+            expected = logits[: len(part.labels)]
+        # A range's edge is a jump: an activation within rounding of it may fall on either side, now and then.
+        agree = [is_close(f, e) for f, e in zip(found, expected, strict=True)] if jumps else []
+        if not is_close(found, expected) and 2 * sum(agree) <= len(agree):
             raise UntraceableError(
                 f"its graph gives other logits than the model with hooks at configuration {configuration}"
             )

@@ -318,7 +318,7 @@ class _Rows:
     def _each(self, rule: Each) -> Any:
         value = self._values[rule.source]
         data = value.data if isinstance(value, One) else value
-        is_new = isinstance(self._rules.get(rule.source), (Linear, Affine, Binary, Join))  # and no view of another value
+        is_new = isinstance(self._rules.get(rule.source), (Linear, Affine, Binary, Join))  # and no view
         if rule.function is F.relu and is_new and len(rule.source.users) == 1 and storage(data) not in self._protected:
             result = data.clamp_min_(0)
         else:
