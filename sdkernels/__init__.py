@@ -5,7 +5,9 @@ from importlib.metadata import version
 __version__ = version("sdkernels")
 
 from sdkernels.analysis.ablation import ablate, cumulative_ablation, unit_importance
+from sdkernels.analysis.bases import PrincipalDirections, principal_directions, random_directions
 from sdkernels.analysis.curves import AblationCurve
+from sdkernels.analysis.directions import ablate_directions
 from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.monitor import AblationMonitor
 from sdkernels.analysis.noise import NoiseCurve, noise_robustness
@@ -17,10 +19,14 @@ __all__ = [
     "AblationMonitor",
     "AblationScores",
     "NoiseCurve",
+    "PrincipalDirections",
     "SdkernelsWarning",
     "UnitImportance",
     "ablate",
+    "ablate_directions",
     "cumulative_ablation",
     "noise_robustness",
+    "principal_directions",
+    "random_directions",
     "unit_importance",
 ]
