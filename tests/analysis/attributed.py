@@ -85,11 +85,17 @@ def by_hooks(
     select: int | None = None,
 ) -> Tensor:
     """A[n, u], one hooked pass a unit."""
-    module = model.get_submodule(layer)
+    name, _, call = layer.partition("@")
+    module = model.get_submodule(name)
     targets = torch.as_tensor(target).expand(len(x))
 
     def logits_with(change: Callable[[Tensor], Tensor]) -> Tensor:
+        fired = []
+
         def hook(_module, _args, output):
+            fired.append(1)
+            if len(fired) - 1 != int(call or 0):
+                return None
             if select is None:
                 return change(output)
             return tuple(change(part) if i == select else part for i, part in enumerate(output))

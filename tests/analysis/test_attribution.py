@@ -1,6 +1,7 @@
 """Attributions equal the definition by plain hooks, and captum's; what is kept between calls never shows."""
 
 import warnings
+import zlib
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from sdkernels.analysis import attribution, group_run
 from sdkernels.analysis.attribution import LayerUnitAblation
 from sdkernels.analysis.group_run import GroupRun
 from sdkernels.engine import execute, memory, singles, tiles
+from sdkernels.engine.sites import find_sites
 from tests.analysis.attributed import MODELS, Recurrent, by_hooks, case, examples, layer_output
+from tests.engine.zoo import ZOO, build
 
 EXACT = {"rtol": 0, "atol": 1e-10}  # float64: sums in another order
 TRACED = [name for name in MODELS if name != "untraceable"]
@@ -125,6 +128,27 @@ def test_a_model_that_no_tracer_follows(baseline, mask):
     expected = by_hooks(model, layer, x, TARGETS["each"], broadcast, groups)
     torch.testing.assert_close(found, expected, **EXACT)
     assert torch.equal(ours.attribute(x, **options), found), "and says so once"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        (name, layer)
+        for name, network in ZOO.items()
+        for layer in sorted({x for layers in network.sites for x in layers})
+    ],
+)
+def test_networks_of_every_kind(name, layer):
+    network = ZOO[name]
+    model, (x, labels) = build(network, examples=7)
+    unit_dim = network.unit_dim.get(layer)
+    ((site,), _) = find_sites(model, [layer], x, unit_dim)
+    groups = mask_of("alone" if zlib.crc32(f"{name}-{layer}".encode()) % 2 else "groups", site.units)
+    baselines = examples(7, site.example_shape, seed=2)
+    ours = LayerUnitAblation(model, layer, unit_dim=unit_dim)
+    found = ours.attribute(x, target=labels, layer_baselines=baselines, layer_mask=groups)
+    expected = by_hooks(model, layer, x, labels, baselines, groups, site.unit_dim)
+    torch.testing.assert_close(found, expected, **EXACT)
 
 
 def test_a_part_of_a_tuple(seeds_torch):
