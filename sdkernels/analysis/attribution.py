@@ -1,56 +1,27 @@
 """What each example's logit loses when a unit of a layer is clamped, with the arguments that captum's users know."""
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Hashable, Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from sdkernels.analysis.attribution_arguments import (
-    Baselines,
     Target,
     check_baselines,
     check_groups,
     check_perturbations,
     check_target,
 )
+from sdkernels.analysis.attribution_runs import Ready, prepared, run
 from sdkernels.analysis.fingerprint import fingerprint
-from sdkernels.analysis.group_run import GroupRun
 from sdkernels.analysis.measure import _progress, _undisturbed
-from sdkernels.engine.batches import Batch, Batches
-from sdkernels.engine.execute import PROBE_EXAMPLES, Job, SdkernelsWarning, _prepare, check_finite, check_repeatable
-from sdkernels.engine.families import Sets, Singles
-from sdkernels.engine.graph import UntraceableError
-from sdkernels.engine.loop import changed_logits, clamping
-from sdkernels.engine.memory import is_out_of_memory, memory_limit
+from sdkernels.engine.execute import PROBE_EXAMPLES, SdkernelsWarning
 from sdkernels.engine.sites import Site, check_eval_mode, find_sites, unwrap
-from sdkernels.engine.tiles import TileRun
-from sdkernels.engine.values import Clamp
-
-# The part of the device's memory that tensors may take beyond the model and the inputs.
-MEMORY_FRACTION = 0.5
-
-# Examples a pass where a model runs by hooks.
-LOOP_EXAMPLES = 256
 
 # Prepared runs that are kept, each for a shape of inputs, a mask and a baseline: they hold rearranged weights.
 KEPT = 8
-
-Logits = Iterator[tuple[Tensor, Tensor]]  # configurations [k], and their logits [k, N, L], run by run
-
-
-@dataclass
-class _Ready:
-    """A layer's ablations, ready to run on any number of inputs of one shape."""
-
-    site: Site
-    family: Singles | Sets
-    tiles: TileRun | GroupRun | None  # None: the model runs by hooks
-    size: int  # examples at once
-    probed: int  # examples that it was prepared on
 
 
 class LayerUnitAblation:
@@ -110,7 +81,7 @@ class LayerUnitAblation:
         self._unit_dim, self._select = unit_dim, select
         self._seen: Hashable = None  # the model that all of this was found for
         self._sites: dict[Hashable, tuple[Site, int]] = {}  # and the number of logits, by the inputs' shape
-        self._ready: dict[Hashable, _Ready] = {}
+        self._ready: dict[Hashable, Ready] = {}
 
     def attribute(
         self,
@@ -158,7 +129,7 @@ class LayerUnitAblation:
             key = (*_kind(x), per_pass, _kept(groups), None if baselines.by_example else _kept(baselines.value))
             ready = self._ready.pop(key, None)
             if ready is None or ready.probed < min(len(x), PROBE_EXAMPLES):
-                ready, remarks = _prepared(model, site, x, baselines, groups, per_pass)
+                ready, remarks = prepared(model, site, x, baselines, groups, per_pass)
                 for remark in remarks:
                     warnings.warn(remark, SdkernelsWarning, stacklevel=2)
                 self._seen = fingerprint(model)
@@ -166,7 +137,7 @@ class LayerUnitAblation:
             for old in list(self._ready)[:-KEPT]:
                 del self._ready[old]
             with _progress(show_progress, len(x), ready.family.configurations) as advance:
-                lost = _run(model, ready, x, targets, baselines, advance)
+                lost = run(model, ready, x, targets, baselines, advance)
             return (lost if groups is None else lost[groups]).t().contiguous()
 
     def _forget_another_model(self) -> None:
@@ -201,146 +172,3 @@ def _kind(x: Tensor) -> tuple[Hashable, ...]:
 def _kept(tensor: Tensor | None) -> Hashable:
     """Equal where tensors are."""
     return None if tensor is None else (tensor.shape, tensor.cpu().contiguous().numpy().tobytes())
-
-
-def _prepared(
-    model: nn.Module,
-    site: Site,
-    x: Tensor,
-    baselines: Baselines,
-    groups: Tensor | None,
-    per_pass: int | None,
-) -> tuple[_Ready, list[str]]:
-    """A run that was held against hooks on the first examples, and what the user should know about it."""
-    inputs = x[:PROBE_EXAMPLES]
-    probe = _batch(inputs, torch.arange(len(inputs), device=x.device))
-    logits = model(inputs.clone())  # a model may write into its inputs
-    check_repeatable(model, inputs, logits)
-    clamp = _clamp(baselines, slice(len(inputs)))
-    limit = memory_limit(x.device, MEMORY_FRACTION)
-    family: Singles | Sets = Singles((site.units,))
-    if groups is not None:
-        family = Sets(groups == torch.arange(int(groups.max()) + 1)[:, None], (site.units,))
-    tiles: TileRun | GroupRun
-    try:
-        if isinstance(family, Sets):
-            tiles = GroupRun(model, site, family, clamp, probe, logits)
-            budget = tiles.budget(limit)
-        else:
-            batches = Batches((inputs, probe.labels), batch_size=len(inputs), device=x.device)
-            job = Job(model, [site], batches, family, [clamp], (), probe, logits, lambda _done: None)
-            tiles = _prepare(job, probe, logits, per_pass)
-            budget = tiles.budget(probe, limit, are_counted=False)
-    except UntraceableError as error:
-        remark = f"{type(model).__name__} runs as a hook loop, the slow way, because {error}"
-        return _Ready(site, family, None, LOOP_EXAMPLES, len(inputs)), [remark]
-    remarks = []
-    if tiles.graph.sites[0] is None:
-        remarks.append(f"the logits do not depend on layers {[site.name]}: ablating them does nothing")
-    return _Ready(site, family, tiles, budget.tile(x.device), len(inputs)), remarks
-
-
-def _run(
-    model: nn.Module,
-    ready: _Ready,
-    x: Tensor,
-    targets: Tensor,
-    baselines: Baselines,
-    advance: Callable[[int], None],
-) -> Tensor:
-    """What the targets' logits lose in each configuration, [K, N]."""
-    lost: Tensor | None = None
-    start = 0
-    match ready.tiles:
-        case TileRun() as tiles:
-            logits_of = partial(_tile_logits, tiles)
-        case GroupRun() as groups:
-            logits_of = partial(_group_logits, groups)
-        case None:
-            logits_of = partial(_loop_logits, model)
-
-    def fits(part: slice) -> bool:
-        """Run a tile, all of it or nothing: what memory runs out on leaves no trace, and holds none."""
-        nonlocal lost
-        count, done = part.stop - part.start, 0
-        try:
-            intact, runs = logits_of(ready, x, part, baselines)
-            if lost is None:
-                lost = intact.new_empty(ready.family.configurations, len(x))
-            examples = torch.arange(count, device=x.device)
-            whole = intact[examples, targets[part]]
-            for configurations, logits in runs:
-                lost[configurations.to(x.device), part] = whole - logits[:, examples, targets[part]]
-                done += count * len(configurations)
-                advance(count * len(configurations))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if count == 1:
-                raise MemoryError(
-                    f"memory ran out on one example ({error}); where perturbations_per_eval is given, a lower one "
-                    "takes less"
-                ) from error
-            if isinstance(ready.tiles, TileRun):
-                ready.tiles.halve_spare()
-            advance(-done)
-            return False
-        return True
-
-    while start < len(x):
-        part = slice(start, min(start + ready.size, len(x)))
-        if fits(part):
-            start = part.stop
-        else:
-            ready.size = (part.stop - part.start + 1) // 2
-    assert lost is not None  # noqa: S101 - there are inputs
-    return lost
-
-
-def _tile_logits(tiles: TileRun, ready: _Ready, x: Tensor, part: slice, baselines: Baselines) -> tuple[Tensor, Logits]:
-    """The intact model's logits [N, L], and those of every configuration, by the graph."""
-    site = ready.site
-
-    def look(_index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
-        check_finite(site.name, activation, part.start)
-        return activation
-
-    inputs = x[part]
-    tile = tiles.intact(_batch(inputs, torch.zeros(len(inputs), dtype=torch.int64, device=x.device)), look)
-    if baselines.by_example and tiles.graph.sites[0] is not None:  # those of the examples that it was prepared on
-        own = baselines.value[part].to(tile.clamped[0])
-        tile = tile._replace(clamped=[own.expand(len(inputs), *site.example_shape)])
-    return tile.logits, tiles.logits(tile)
-
-
-def _group_logits(run: GroupRun, ready: _Ready, x: Tensor, part: slice, baselines: Baselines) -> tuple[Tensor, Logits]:
-    """The same of groups."""
-    value = baselines.value[part] if baselines.by_example else baselines.value[None]
-    return run.logits(x[part], value, lambda activation: check_finite(ready.site.name, activation, part.start))
-
-
-def _loop_logits(
-    model: nn.Module, ready: _Ready, x: Tensor, part: slice, baselines: Baselines
-) -> tuple[Tensor, Logits]:
-    """The same by hooks."""
-    site, inputs = ready.site, x[part]
-    calls = [site.hooked]
-    batch = _batch(inputs, torch.arange(len(inputs), device=x.device))
-    change_of = clamping(model, calls, ready.family.ablated(slice(None)), [_clamp(baselines, part)])
-    intact = changed_logits(model, calls, inputs, lambda _index, out: check_finite(site.name, out, part.start))
-
-    def runs() -> Logits:
-        for k in range(ready.family.configurations):
-            yield torch.tensor([k]), changed_logits(model, calls, inputs, change_of(k, batch))[None]
-
-    return intact, runs()
-
-
-def _batch(inputs: Tensor, labels: Tensor) -> Batch:
-    places = torch.arange(len(inputs))
-    return Batch(inputs, labels, places, places)
-
-
-def _clamp(baselines: Baselines, part: slice) -> Clamp:
-    """Of some examples, whose labels are their numbers where each has a value of its own."""
-    return Clamp(baselines.value[part], "class") if baselines.by_example else Clamp(baselines.value)

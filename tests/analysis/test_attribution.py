@@ -42,8 +42,8 @@ def mask_of(kind, units):
 def counts_preparations(monkeypatch):
     """How often runs were prepared."""
     counted = []
-    prepared = attribution._prepared
-    monkeypatch.setattr(attribution, "_prepared", lambda *args: counted.append(1) or prepared(*args))
+    prepared = attribution.prepared
+    monkeypatch.setattr(attribution, "prepared", lambda *args: counted.append(1) or prepared(*args))
     return counted
 
 
