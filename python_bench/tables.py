@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from python_bench.contest import LOOP, PLANNED
+from python_bench.noise_contest import DEVIATIONS
 from python_bench.opponents import OPPONENTS
 from python_bench.peaks import CONVOLUTION, PRODUCT
 from python_bench.race import Part, Race, described, duration
@@ -57,7 +58,9 @@ def of_result(path: Path) -> str:
         return NOT_MEASURED
     raw = json.loads(path.read_text())
     lines = growth(raw) if "rows" in raw else opponents(raw)
-    kept = {key: value for key, value in raw["notes"].items() if key.endswith("best") or "rows" in raw}
+    kept = {
+        key: value for key, value in raw["notes"].items() if key.endswith("best") or key == DEVIATIONS or "rows" in raw
+    }
     machine = {key: raw["machine"][key] for key in SETTING}
     return "\n".join([*lines, "", f"{described({**kept, **machine})}."])
 
