@@ -136,7 +136,7 @@ SDKERNELS_INLINE void draw_by_map(const Example<T>& e, bool by_positions) {
   float noise[kSegment];
   for (int64_t c = 0; c < p.c; c += kSegment) {
     const int64_t units = std::min(kSegment, p.c - c);
-    normals_of_quads(e.ids, QuadsFrom{uint32_t(c / 4)}, noise);
+    normals_of_quads(e.ids, QuadsFrom{uint32_t(c / 4)}, (units + 3) / 4, noise);
     for (int64_t a = 0; a < p.a; ++a) {
       if (!by_positions)
         for (int64_t b = 0; b < p.b; ++b) run_of_units(e, a, c, b, units, noise);
@@ -158,8 +158,9 @@ SDKERNELS_INLINE void draw_quads_across(const Example<T>& e) {
       for (int64_t b = 0; b < p.b; b += 4) {
         const uint32_t first = uint32_t(((a * p.c + c) * p.b + b) / 4), step = uint32_t(p.b / 4);
         const auto quad = [&](int64_t q) __attribute__((always_inline)) { return first + uint32_t(q) * step; };
-        normals_by_word(e.ids, quad, noise);
-        for (int64_t s = 0; s < 4; ++s) run_of_units(e, a, c, b + s, std::min(kQuads, p.c - c), noise[s]);
+        const int64_t units = std::min(kQuads, p.c - c);
+        normals_by_word(e.ids, quad, units, noise);
+        for (int64_t s = 0; s < 4; ++s) run_of_units(e, a, c, b + s, units, noise[s]);
       }
 }
 
@@ -180,7 +181,8 @@ SDKERNELS_INLINE void draw_across(const Example<T>& e) {
           for (int64_t q = 0; q < quads; ++q) quad[i * quads + q] = uint32_t(element / 4 + q);
         }
         float block[kSegment], noise[kTileUnits];
-        normals_of_quads(e.ids, [&](int64_t q) __attribute__((always_inline)) { return quad[q]; }, block);
+        normals_of_quads(
+            e.ids, [&](int64_t q) __attribute__((always_inline)) { return quad[q]; }, units * quads, block);
         for (int64_t s = 0; s < std::min(positions, p.b - b); ++s) {
           for (int64_t i = 0; i < units; ++i) noise[i] = block[start[i] + s];
           run_of_units(e, a, c, b + s, units, noise);
@@ -196,8 +198,8 @@ SDKERNELS_INLINE void draw_along(const Example<T>& e, bool by_positions) {
   const int64_t row = by_positions ? p.b : p.c;
   int64_t a = 0, c = 0, b = 0;
   for (int64_t first = 0; first < p.a * p.c * p.b; first += kSegment) {
-    if (e.sigma) normals_of_quads(e.ids, QuadsFrom{uint32_t(first / 4)}, noise);
     const int64_t end = std::min(first + kSegment, p.a * p.c * p.b);
+    if (e.sigma) normals_of_quads(e.ids, QuadsFrom{uint32_t(first / 4)}, (end - first + 3) / 4, noise);
     for (int64_t element = first; element < end;) {
       int64_t& at = by_positions ? b : c;
       const int64_t length = std::min(row - at, end - element);

@@ -9,8 +9,8 @@ namespace {
 void draw_words(const StreamIds& ids, int64_t elements, int64_t* out) {
   uint32_t words[4][kQuads];
   for (int64_t done = 0; done < elements; done += 4 * kQuads) {
-    words_of_quads(ids, QuadsFrom{uint32_t(done / 4)}, words);
     const int64_t width = std::min(4 * kQuads, elements - done);
+    words_of_quads(ids, QuadsFrom{uint32_t(done / 4)}, (width + 3) / 4, words);
     for (int64_t i = 0; i < width; ++i) out[done + i] = words[i % 4][i / 4];
   }
 }
@@ -18,8 +18,8 @@ void draw_words(const StreamIds& ids, int64_t elements, int64_t* out) {
 void draw_uniforms(const StreamIds& ids, int64_t elements, float* out) {
   uint32_t words[4][kQuads];
   for (int64_t done = 0; done < elements; done += 4 * kQuads) {
-    words_of_quads(ids, QuadsFrom{uint32_t(done / 4)}, words);
     const int64_t width = std::min(4 * kQuads, elements - done);
+    words_of_quads(ids, QuadsFrom{uint32_t(done / 4)}, (width + 3) / 4, words);
     for (int64_t i = 0; i < width; ++i) out[done + i] = uniform_of(words[i % 4][i / 4]);
   }
 }
@@ -27,8 +27,9 @@ void draw_uniforms(const StreamIds& ids, int64_t elements, float* out) {
 void draw_normals(const StreamIds& ids, int64_t elements, float* out) {
   float normals[4 * kQuads];
   for (int64_t done = 0; done < elements; done += 4 * kQuads) {
-    normals_of_quads(ids, QuadsFrom{uint32_t(done / 4)}, normals);
-    std::memcpy(out + done, normals, std::min(4 * kQuads, elements - done) * sizeof(float));
+    const int64_t width = std::min(4 * kQuads, elements - done);
+    normals_of_quads(ids, QuadsFrom{uint32_t(done / 4)}, (width + 3) / 4, normals);
+    std::memcpy(out + done, normals, width * sizeof(float));
   }
 }
 
