@@ -28,6 +28,7 @@ class Tail:
     first: fx.Node
     last: fx.Node
     hidden: tuple[fx.Node, ...]  # between them
+    added: fx.Node | None = None  # to what the first gives, the same at every point
 
 
 def find_tail(know: Knowledge, nodes: Sequence[fx.Node], output: fx.Node) -> Tail | None:
@@ -35,17 +36,23 @@ def find_tail(know: Knowledge, nodes: Sequence[fx.Node], output: fx.Node) -> Tai
     if len(nodes) < 3 or nodes[-1] is not output:
         return None
     first, *hidden, last = nodes
-    for before, node in pairwise(nodes):
-        if know.sources(node) != [before]:
-            return None
     if not all(_is_matrix(know, node) for node in (first, last)):
         return None
+    total = hidden[0] if _is_total(know, hidden[0], first, nodes) else None
+    if any(know.sources(node) != [before] for before, node in pairwise(nodes) if node is not total):
+        return None
+    added = None
+    if total is not None:
+        (added,) = [source for source in know.sources(total) if source is not first]
+        if added in know.rules:
+            return None
+        hidden = hidden[1:]
     rules = [know.rules[n] for n in hidden if not isinstance(know.rules[n], Same)]
     relus = [r for r in rules if isinstance(r, Each) and r.function is F.relu]
     marks = [r for r in rules if isinstance(r, Mark)]
     if len(relus) != 1 or len(marks) > 1 or len(relus) + len(marks) != len(rules):
         return None
-    return Tail(first, last, tuple(hidden))
+    return Tail(first, last, tuple(hidden), added)
 
 
 class FusedTail:
@@ -82,6 +89,15 @@ class FusedTail:
             self._units = torch.cat([channels + self._units, self._units])
             self._weight = torch.cat([self._weight, self._weight], 1)
             self._living_in = self._living_in + channels
+        self._added = tail.added
+        if self._added is not None:
+            # Inputs of their own, which never die, with weights of one
+            outputs, inputs = self._weight.shape
+            order = plan.layouts[first].order.to(device)
+            ones = torch.eye(outputs, dtype=self._weight.dtype, device=device)[order]
+            self._units = torch.cat([inputs + torch.arange(outputs, device=device), self._units])
+            self._weight = torch.cat([ones, self._weight], 1)
+            self._living_in = self._living_in + outputs
 
     def logits(self, intact: Values, examples: slice) -> Tensor:
         """[T, n, L] of a run of examples."""
@@ -101,6 +117,9 @@ class FusedTail:
         if self._own is not None:
             own = self._own[examples]
             a = torch.cat([a - own, own], 1)
+        if self._added is not None:
+            added = intact[self._added].expand(len(intact[self._source]), -1)
+            a = torch.cat([a, added[examples]], 1)
         counts = (self._living_in, self._living_out)
         return (a, self._units, self._weight, self._bias, *counts), (self._head, self._head_bias)
 
@@ -149,14 +168,17 @@ def find_update(know: Knowledge, below: Sequence[fx.Node], output: fx.Node) -> U
     return Update(first, result, after[1])
 
 
-def _is_total(know: Knowledge, node: fx.Node, product: fx.Node, below: Sequence[fx.Node]) -> bool:
-    """Whether a node adds to a product, and changes nothing else, what is not among the nodes ``below``."""
+def _is_total(know: Knowledge, node: fx.Node, product: fx.Node, nodes: Sequence[fx.Node]) -> bool:
+    """Whether the node behind a product adds a tensor to it that is none of ``nodes``, and changes nothing else."""
     rule = know.rules[node]
     if not isinstance(rule, Binary) or rule.function is not torch.add or product not in rule.operands:
         return False
     others = [operand for operand in rule.operands if operand is not product]
-    is_alike = tuple(node.meta["shape"]) == tuple(product.meta["shape"])
-    return len(others) == 1 and others[0] not in below and is_alike and below.index(node) == below.index(product) + 1
+    if len(others) != 1 or not isinstance(others[0], fx.Node) or others[0] in nodes:
+        return False
+    kinds = [(n.meta["shape"], n.meta["dtype"]) for n in (node, product)]
+    is_alike = kinds[0] == kinds[1] and others[0].meta.get("dtype") == kinds[0][1]
+    return is_alike and nodes.index(node) == nodes.index(product) + 1
 
 
 def _is_matrix(know: Knowledge, node: fx.Node) -> bool:

@@ -274,7 +274,7 @@ def test_a_linear_layer_takes_directions_into_its_weights(family, mode, kind, is
     assert "relu1_turned_back" not in plan.modes
     assert ("fc2_rest" in plan.modes) == (not is_all)
     assert plan.modes.get("fc2_rest", "shared") == "shared"
-    if family == "cumulative" and is_all:
+    if family == "cumulative":
         assert plan.notes == ("one kernel, nested_linear, runs fc2_along_directions to out",)
 
 
@@ -333,6 +333,38 @@ def test_what_cannot_take_directions_in_reads_what_is_turned_back(network, layer
     turned_back = [mode for name, mode in plan.modes.items() if name.endswith("turned_back")]
     assert turned_back == ["nested"]
     assert not any(name.startswith(f"{reader}_along") for name in plan.modes)
+
+
+class Skipping(nn.Module):
+    """What a linear layer gives is added to a shortcut around it, or to a bias of no example's own."""
+
+    def __init__(self, skip: str) -> None:
+        super().__init__()
+        self.fc1, self.relu1, self.fc2, self.out = nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 6), nn.Linear(6, 5)
+        self.skip, self.bias = skip, nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc2(self.relu1(self.fc1(x)))
+        added = {"inputs": x, "bias": self.bias, "row": self.bias[None] * 2, "number": 0.25, "twice": y}[self.skip]
+        return self.out(F.relu(y + added))
+
+
+@pytest.mark.parametrize("skip", ["inputs", "bias", "row", "number", "twice"])
+@pytest.mark.parametrize("value", [0.0, 0.3, "mean", "class_mean", "resample"])
+def test_kernels_with_something_added(seeds_torch, skip, value):
+    """Of units too: the kernels take what is added in."""
+    model = Skipping(skip).double().eval()
+    data = torch.randn(20, 6).double(), torch.arange(20) % 5
+    options = {"value": value, "batch_size": 7}
+    curve = sd.cumulative_ablation(model, "relu1", data, orders=2, points=5, **options)
+    assert_same(curve, sd.cumulative_ablation(model, "relu1", data, orders=2, points=5, value=value, method="loop"))
+    is_fused = any("nested_linear" in note for note in read_plan(curve.plan).notes)
+    assert is_fused == (skip in ("inputs", "bias", "row"))
+    alone = sd.unit_importance(model, "relu1", data, **options)
+    assert_same(alone, sd.unit_importance(model, "relu1", data, value=value, method="loop"))
+    options |= {"directions": sd.random_directions(9, 4), "orders": 2}
+    few = sd.ablate_directions(model, "relu1", data, **options)
+    assert_same(few, sd.ablate_directions(model, "relu1", data, method="loop", **options))
 
 
 def test_half_precision_is_no_loop():
