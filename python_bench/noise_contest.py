@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import sdkernels as sd
@@ -44,7 +45,7 @@ class NoiseContest:
         self.settings: dict[str, Setting] = {}
         self.parts: dict[str, Part] = {}
         self._ours([0.0])  # what is compiled or measured at first use is done now
-        contestants: dict[str, Callable[[], Any]] = {OURS: lambda: self._ours(workload.factors(), workload.runs)}
+        contestants: dict[str, Callable[[], Any]] = {OURS: self._all_of_ours}
         for name, opponent in NOISE_OPPONENTS.items():
             contestants[name] = self._enter(name, opponent, budget)
         self.turns = Turns(contestants)
@@ -65,7 +66,8 @@ class NoiseContest:
             DifferentResultsError: an opponent's results are not the package's, or not the intact model's at scale 0.
         """
         self._check_scale_zero()
-        errors = {name: self._standard_errors(name) for name in self._chosen}
+        variance = self._loss_variance()
+        errors = {name: self._standard_errors(name, variance) for name in self._chosen}
         if wrong := {name: both for name, both in errors.items() if not all(e <= STANDARD_ERRORS for e in both)}:
             raise DifferentResultsError(f"differences of accuracies and losses, in standard errors: {wrong}")
         notes: dict[str, Any] = {"examples": len(self._task.network.labels), "configurations": len(self._task.factors)}
@@ -76,17 +78,20 @@ class NoiseContest:
         notes["largest differences of accuracies, losses in standard errors"] = ", ".join(f"{e:.1f}" for e in largest)
         return Race(self.workload.heading(), self.turns.seconds, notes, self.parts)
 
-    def _ours(self, scales: Sequence[float] | Tensor, runs: int = 1, measured: bool = False, few: int | None = None):
+    def _ours(self, scales: Sequence[float] | Tensor, examples: int | None = None, **options: Any) -> sd.NoiseCurve:
         network = self._task.network
+        given: dict[str, Any] = {"repeats": 1, "sd": self._task.deviations}
         return sd.noise_robustness(
             network.model,
             list(network.layers),
-            (network.inputs[:few], network.labels[:few]),
+            (network.inputs[:examples], network.labels[:examples]),
             scales=scales,
-            repeats=runs,
-            sd=None if measured else self._task.deviations,
             common_random_numbers=self.workload.same_draws,
+            **given | options,
         )
+
+    def _all_of_ours(self) -> sd.NoiseCurve:
+        return self._ours(self.workload.factors(), repeats=self.workload.runs)
 
     def _enter(self, name: str, opponent: Opponent, budget: float) -> Callable[[], Scores]:
         setting, a_configuration = self._tuned(name, opponent)
@@ -137,20 +142,25 @@ class NoiseContest:
             consider(best._replace(configurations=fold))
         return best, best_time / len(few.factors) * network.examples / len(few.network.labels)
 
-    def _standard_errors(self, name: str) -> tuple[float, float]:
+    def _standard_errors(self, name: str, loss_variance: Tensor) -> tuple[float, float]:
         at = self._chosen[name] % self.workload.scales
         ours, theirs = self.turns.results[OURS], self.turns.results[name]
         return (
             accuracy_disagreement(ours.correct, theirs.correct, at, len(self._task.network.labels)),
-            loss_disagreement(ours.loss, theirs.loss, at),
+            loss_disagreement(ours.loss, theirs.loss, at, loss_variance),
         )
+
+    def _loss_variance(self) -> Tensor:
+        """Of a run's mean loss, by scale [T], as if examples were drawn anew too: more than they have, being fixed."""
+        curve = self._ours(self.workload.factors(), repeats=self.workload.runs, metrics=("loss", squared_loss))
+        return (curve.metric("squared_loss") - curve.loss**2).mean(0) / curve.examples
 
     def _check_scale_zero(self) -> None:
         few = replace(self._task, factors=torch.zeros_like(self._task.factors)).only(torch.arange(1), FEW)
         network = few.network
         with torch.no_grad():
             intact = int((network.model(network.inputs).argmax(1) == network.labels).sum())
-        counts = {OURS: int(self._ours([0.0], few=FEW).correct)}
+        counts = {OURS: int(self._ours([0.0], FEW).correct)}
         for name, setting in self.settings.items():
             whole = few.channels_last() if setting.channels_last else few
             counts[name] = int(NOISE_OPPONENTS[name](whole, setting).correct)
@@ -158,11 +168,15 @@ class NoiseContest:
             raise DifferentResultsError(f"at scale 0, of {len(network.labels)}; intact {intact}: {counts}")
 
     def _measuring_seconds(self) -> float:
-        without, with_it = (
-            min(seconds(lambda: self._ours([0.0], measured=measured)) for _ in range(TRIES))  # noqa: B023 - runs now
-            for measured in (False, True)
-        )
-        return with_it - without
+        def least(**options: Any) -> float:
+            return min(seconds(lambda: self._ours([0.0], **options)) for _ in range(TRIES))
+
+        return least(sd=None) - least()
+
+
+def squared_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of each example [N]."""
+    return F.cross_entropy(logits.double(), labels, reduction="none") ** 2
 
 
 def accuracy_disagreement(ours: Tensor, theirs: Tensor, at: Tensor, examples: int) -> float:
@@ -178,37 +192,28 @@ def accuracy_disagreement(ours: Tensor, theirs: Tensor, at: Tensor, examples: in
     their means, if greater.
     """
     worst = 0.0
-    for sides in _by_scale(ours.double() / examples, theirs.double() / examples, at):
+    for _, sides in _by_scale(ours.double() / examples, theirs.double() / examples, at):
         pooled = torch.cat(sides)
         p = (pooled.sum() * examples + 1) / (len(pooled) * examples + 2)  # neither 0 nor 1, so that errors are not zero
-        variance = torch.maximum(p * (1 - p) / examples, _variance(sides))
+        squares = sum(((side - side.mean()) ** 2).sum() for side in sides)
+        variance = torch.maximum(p * (1 - p) / examples, squares / max(1, len(pooled) - 2))
         worst = max(worst, float(_difference(sides) / variance.sqrt()))
     return worst
 
 
-def loss_disagreement(ours: Tensor, theirs: Tensor, at: Tensor) -> float:
-    """The same of mean losses. They grow with the noise where accuracies are at chance, and tell its size there.
+def loss_disagreement(ours: Tensor, theirs: Tensor, at: Tensor, variance: Tensor) -> float:
+    """The same of mean losses, given a run's variance at each scale [T].
 
-    A run's standard deviation, as a part of the loss, is the largest of those that scales have: few runs by themselves
-    may happen to be close.
+    Losses grow with the noise where accuracies are at chance, and so tell its size there.
     """
-    scales = list(_by_scale(ours, theirs, at))
-    means = [torch.cat(sides).mean() for sides in scales]
-    relative = max(float(_variance(sides).sqrt() / mean) for sides, mean in zip(scales, means, strict=True))
-    return max(float(_difference(sides) / mean) / relative for sides, mean in zip(scales, means, strict=True))
+    return max(float(_difference(sides) / variance[scale].sqrt()) for scale, sides in _by_scale(ours, theirs, at))
 
 
-def _by_scale(ours: Tensor, theirs: Tensor, at: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _by_scale(ours: Tensor, theirs: Tensor, at: Tensor) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     """Both sides' runs at each scale that both have."""
-    return ((ours[:, scale], theirs[at == scale]) for scale in at.unique())
+    return ((scale, (ours[:, scale], theirs[at == scale])) for scale in at.unique().tolist())
 
 
 def _difference(sides: tuple[Tensor, Tensor]) -> Tensor:
-    """Of the means, as if the variance of a run were 1."""
+    """Of the means, over its standard error if the variance of a run were 1."""
     return (sides[0].mean() - sides[1].mean()).abs() / sum(1 / len(side) for side in sides) ** 0.5
-
-
-def _variance(sides: tuple[Tensor, Tensor]) -> Tensor:
-    """Of runs about their side's mean."""
-    squares = sum(((side - side.mean()) ** 2).sum() for side in sides)
-    return squares / max(1, sum(map(len, sides)) - 2)

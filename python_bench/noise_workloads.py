@@ -105,5 +105,5 @@ NOISE_WORKLOADS = {
 
 def tiny_noise(name: str) -> NoiseWorkload:
     """A toy of the same kind: three scales, four runs."""
-    small = replace(tiny(f"units_{name.split('_')[1]}"), title=f"tiny {name}, {{examples}} examples")
+    small = replace(tiny(f"units_{name.split('_')[1]}"), title=f"tiny {name}, {{examples}} examples", examples=40)
     return replace(NOISE_WORKLOADS[name], network=small, scales=3, runs=4)

@@ -81,10 +81,10 @@ def test_no_noise_leaves_the_network_intact(name, opponent, setting):
 @pytest.mark.parametrize("network", ["mlp", "convnet"])
 def test_draws_are_shared_where_they_should_be(network, opponent):
     task = prepare_noise(tiny_noise(f"noise_{network}"))
-    task = replace(task, factors=torch.full((6,), 0.5), draws=torch.tensor([0, 0, 0, 1, 1, 1]))
+    task = replace(task, factors=torch.full((6,), 2.0), draws=torch.tensor([0, 0, 0, 1, 1, 1]))
     loss = NOISE_OPPONENTS[opponent](task, Setting(4)).loss
     torch.testing.assert_close(loss, loss[[0, 0, 0, 3, 3, 3]], rtol=1e-6, atol=0)
-    assert abs(float(loss[0] - loss[3])) > 1e-3
+    assert abs(float(loss[0] - loss[3])) > 1e-4
     own = NOISE_OPPONENTS[opponent](replace(task, draws=torch.arange(6)), Setting(4)).loss
     assert len(own.unique()) == 6
 
@@ -109,7 +109,7 @@ def test_scores_tell_noise_of_another_size(name):
 
     def errors(scores: Scores) -> list[float]:
         accuracy = accuracy_disagreement(hooks.correct[:, None], scores.correct, at, examples)
-        return [accuracy, loss_disagreement(hooks.loss[:, None], scores.loss, at)]
+        return [accuracy, loss_disagreement(hooks.loss[:, None], scores.loss, at, hooks.loss.var(0, keepdim=True))]
 
     assert max(errors(cache)) < 6
     assert max(errors(other)) > 8
@@ -120,10 +120,21 @@ def test_disagreement_is_counted_in_standard_errors():
     error = math.sqrt(0.55 * 0.45 / 1000 * 2)
     assert accuracy_disagreement(ours, theirs, torch.tensor([1]), 1000) == pytest.approx(0.1 / error, rel=1e-3)
     runs, at = torch.tensor([[400], [600]]), torch.tensor([0, 0])  # differ by more than binomial
-    expected = pytest.approx(1 / math.sqrt(2))
-    assert accuracy_disagreement(runs, runs[:, 0] + 100, at, 1000) == expected
-    assert loss_disagreement(runs / 1000, runs[:, 0] / 1000 + 0.1, at) == expected
+    assert accuracy_disagreement(runs, runs[:, 0] + 100, at, 1000) == pytest.approx(1 / math.sqrt(2))
     assert accuracy_disagreement(torch.tensor([[1000]]), torch.tensor([1000]), torch.tensor([0]), 1000) == 0
+    losses, variance = torch.tensor([[1.0, 2.0], [1.0, 4.0]]), torch.tensor([0.01, 0.25])
+    assert loss_disagreement(losses, torch.tensor([4.0, 5.0]), torch.tensor([1, 1]), variance) == pytest.approx(3)
+    assert loss_disagreement(losses, torch.tensor([1.0, 4.5]), torch.tensor([0, 1]), variance) == pytest.approx(6**0.5)
+
+
+def test_losses_vary_from_run_to_run_as_their_squares_say():
+    contest = NoiseContest(replace(tiny_noise("noise_mlp"), runs=200), 0.0)
+    contest.run_ours()
+    measured = contest.turns.results[OURS].loss.var(0)  # [T]
+    said = contest._loss_variance()
+    assert said.shape == measured.shape
+    assert (said > 0.8 * measured).all()
+    assert said[-1] < 2 * measured[-1], "where nearly all variance is the noise's"
 
 
 def test_normals_lie_in_memory_as_what_they_are_added_to():
