@@ -16,7 +16,7 @@ from sdkernels.analysis.attribution_arguments import (
 )
 from sdkernels.analysis.attribution_runs import Ready, prepared, run
 from sdkernels.analysis.fingerprint import fingerprint
-from sdkernels.analysis.measure import _progress, _undisturbed
+from sdkernels.analysis.measure import progress, undisturbed
 from sdkernels.engine.execute import PROBE_EXAMPLES, SdkernelsWarning
 from sdkernels.engine.sites import Site, check_eval_mode, find_sites, unwrap
 
@@ -120,7 +120,7 @@ class LayerUnitAblation:
         per_pass = check_perturbations(perturbations_per_eval)
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         x = _check_inputs(inputs).to(device)
-        with torch.inference_mode(False), torch.no_grad(), _undisturbed(device, tf32=False):
+        with torch.inference_mode(False), torch.no_grad(), undisturbed(device, tf32=False):
             self._forget_another_model()
             site, classes = self._find_site(x)
             targets = check_target(target, len(x), classes, device)
@@ -136,7 +136,7 @@ class LayerUnitAblation:
             self._ready[key] = ready  # the last one is the one used last
             for old in list(self._ready)[:-KEPT]:
                 del self._ready[old]
-            with _progress(show_progress, len(x), ready.family.configurations) as advance:
+            with progress(show_progress, len(x), ready.family.configurations) as advance:
                 lost = run(model, ready, x, targets, baselines, advance)
             return (lost if groups is None else lost[groups]).t().contiguous()
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from sdkernels.analysis.attribution_arguments import Baselines
-from sdkernels.analysis.group_run import GroupRun
 from sdkernels.engine.batches import Batch, Batches
-from sdkernels.engine.execute import PROBE_EXAMPLES, Job, _prepare, check_finite, check_repeatable
+from sdkernels.engine.execute import PROBE_EXAMPLES, Job, check_finite, check_repeatable, prepare
 from sdkernels.engine.families import Sets, Singles
 from sdkernels.engine.graph import UntraceableError
 from sdkernels.engine.loop import changed_logits, clamping
@@ -34,7 +33,7 @@ class Ready:
 
     site: Site
     family: Singles | Sets
-    tiles: TileRun | GroupRun | None  # None: the model runs by hooks
+    tiles: TileRun | None  # None: the model runs by hooks
     size: int  # examples at once
     probed: int  # examples that it was prepared on
 
@@ -57,16 +56,11 @@ def prepared(
     family: Singles | Sets = Singles((site.units,))
     if groups is not None:
         family = Sets(groups == torch.arange(int(groups.max()) + 1)[:, None], (site.units,))
-    tiles: TileRun | GroupRun
+    batches = Batches((inputs, probe.labels), batch_size=len(inputs), device=x.device)
+    job = Job(model, [site], batches, family, [clamp], (), probe, logits, lambda _done: None)
     try:
-        if isinstance(family, Sets):
-            tiles = GroupRun(model, site, family, clamp, probe, logits)
-            budget = tiles.budget(limit)
-        else:
-            batches = Batches((inputs, probe.labels), batch_size=len(inputs), device=x.device)
-            job = Job(model, [site], batches, family, [clamp], (), probe, logits, lambda _done: None)
-            tiles = _prepare(job, probe, logits, per_pass)
-            budget = tiles.budget(probe, limit, are_counted=False)
+        tiles = prepare(job, probe, logits, per_pass)
+        budget = tiles.budget(probe, limit, are_counted=False)
     except UntraceableError as error:
         remark = f"{type(model).__name__} runs as a hook loop, the slow way, because {error}"
         return Ready(site, family, None, LOOP_EXAMPLES, len(inputs)), [remark]
@@ -87,13 +81,7 @@ def run(
     """What the targets' logits lose in each configuration, [K, N]."""
     lost: Tensor | None = None
     start = 0
-    match ready.tiles:
-        case TileRun() as tiles:
-            logits_of = partial(_tile_logits, tiles)
-        case GroupRun() as groups:
-            logits_of = partial(_group_logits, groups)
-        case None:
-            logits_of = partial(_loop_logits, model)
+    logits_of = partial(_loop_logits, model) if ready.tiles is None else partial(_tile_logits, ready.tiles)
 
     def fits(part: slice) -> bool:
         """Run a tile, all of it or nothing: what memory runs out on leaves no trace, and holds none."""
@@ -117,7 +105,7 @@ def run(
                     f"memory ran out on one example ({error}); where perturbations_per_eval is given, a lower one "
                     "takes less"
                 ) from error
-            if isinstance(ready.tiles, TileRun):
+            if ready.tiles is not None:
                 ready.tiles.halve_spare()
             advance(-done)
             return False
@@ -147,12 +135,6 @@ def _tile_logits(tiles: TileRun, ready: Ready, x: Tensor, part: slice, baselines
         own = baselines.value[part].to(tile.clamped[0])
         tile = tile._replace(clamped=[own.expand(len(inputs), *site.example_shape)])
     return tile.logits, tiles.logits(tile)
-
-
-def _group_logits(run: GroupRun, ready: Ready, x: Tensor, part: slice, baselines: Baselines) -> tuple[Tensor, Logits]:
-    """The same of groups."""
-    value = baselines.value[part] if baselines.by_example else baselines.value[None]
-    return run.logits(x[part], value, lambda activation: check_finite(ready.site.name, activation, part.start))
 
 
 def _loop_logits(model: nn.Module, ready: Ready, x: Tensor, part: slice, baselines: Baselines) -> tuple[Tensor, Logits]:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sdkernels.analysis.measure import _undisturbed
+from sdkernels.analysis.measure import undisturbed
 from sdkernels.engine.averages import average
 from sdkernels.engine.batches import Batches
 from sdkernels.engine.execute import PROBE_EXAMPLES
@@ -167,7 +167,7 @@ def principal_directions(
     model = unwrap(model)
     check_eval_mode(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    with _undisturbed(device, tf32=False):
+    with undisturbed(device, tf32=False):
         batches = Batches(data, batch_size=batch_size, device=device)
         sites, _ = find_sites(model, layer, batches.first()[0][:PROBE_EXAMPLES], unit_dim, select)
         (site,) = sites

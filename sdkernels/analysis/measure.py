@@ -136,7 +136,7 @@ def measure(
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
     if options.precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision='tf32' is arithmetic of NVIDIA GPUs; the model is on {device}")
-    with _undisturbed(device, tf32=options.precision == "tf32"):
+    with undisturbed(device, tf32=options.precision == "tf32"):
         batches = Batches(
             data, batch_size=options.batch_size, device=device, dtype=dtype if options.precision else None
         )
@@ -155,7 +155,7 @@ def measure(
         probe = next(batches.numbered()).part(slice(len(inputs)))
         probe = probe._replace(inputs=inputs, labels=probe.labels.clamp(0, logits.shape[1] - 1))  # checked when run
         configs_per_batch = _check_configs_per_batch(options.configs_per_batch)
-        with _progress(options.show_progress, batches.examples, family.configurations) as advance:
+        with progress(options.show_progress, batches.examples, family.configurations) as advance:
             job = Job(model, sites, batches, family, clamps, metrics, probe, logits, advance, options.outcomes)
             run_job = partial(
                 run,
@@ -184,7 +184,7 @@ def measure(
 
 
 @contextmanager
-def _undisturbed(device: torch.device, tf32: bool) -> Iterator[None]:
+def undisturbed(device: torch.device, tf32: bool) -> Iterator[None]:
     """Without the caller's autocast, and with TF32 only if asked for, as the precision is the model's; random draws, as
     a loader's, are undone; what is compiled runs eagerly, as compiled code may not see hooks."""
     with ExitStack() as stack:
@@ -247,7 +247,7 @@ def _check_configs_per_batch(configs_per_batch: int | str) -> int | None:
     return configs_per_batch
 
 
-class _progress:  # noqa: N801 - reads as a function
+class progress:  # noqa: N801 - reads as a function
     """A tqdm bar over examples x configurations, or nothing; gives a function that hears of work done."""
 
     def __init__(self, show: bool, examples: int | None, configurations: int) -> None:

@@ -106,7 +106,7 @@ def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction
 
         if method == "auto":
             try:
-                tiles = _prepare(job, probe, logits, configs_per_batch)
+                tiles = prepare(job, probe, logits, configs_per_batch)
                 limit = memory_limit(probe.inputs.device, memory_fraction)
                 outcome = _run_tiles(replace(job, advance=advance), tiles, limit, configs_per_batch)
             except UntraceableError as error:  # maybe on later inputs, of another shape
@@ -118,7 +118,7 @@ def run(job: Job, *, method: str, configs_per_batch: int | None, memory_fraction
     return outcome
 
 
-def _prepare(job: Job, probe: Batch, logits: Tensor, configs_per_batch: int | None) -> TileRun:
+def prepare(job: Job, probe: Batch, logits: Tensor, configs_per_batch: int | None) -> TileRun:
     """Trace the model on inputs of this shape, and see that a few configurations of every kind give what hooks give.
 
     Raises:
@@ -195,7 +195,7 @@ def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | 
         read += count
         if shape not in by_shape:
             probe = batch.part(slice(PROBE_EXAMPLES))
-            here = _prepare(job, probe, job.model(probe.inputs.clone()), configs_per_batch)
+            here = prepare(job, probe, job.model(probe.inputs.clone()), configs_per_batch)
             size = min(size, here.budget(probe, limit, ablated.are_counted).tile(device))
             by_shape[shape] = here
         start = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from sdkernels.engine.apart import ApartRun
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.graph import Graph, is_site
 from sdkernels.engine.noise import NoiseRun
@@ -105,6 +106,11 @@ class Work:
                 if mode != "dense":
                     share = 1.0 / max(run.know.channels(run.know.sources(node)[0]) or run.know.channels(node), 1)
                 self._add(node, mode, k * share)
+
+    def add_apart(self, run: ApartRun) -> None:
+        """Sets of their own."""
+        for node in run.nodes:
+            self._add(node, "dense", len(run.configurations))
 
     def add_noise(self, run: NoiseRun) -> None:
         """Noise: a product on a line runs once for all configurations of its draw."""

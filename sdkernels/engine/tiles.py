@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
 
+from sdkernels.engine.apart import ApartRun, is_apart
 from sdkernels.engine.batches import Batch
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.families import Alone, Curve, Family, Noise
@@ -77,6 +77,9 @@ class TileRun:
         self._singles = (
             SinglesRun(graph, know, self._alone, find_folding(graph, probe.inputs), like) if self._alone else None
         )
+        apart = [] if self._tail is not None else [curve for curve in self._curves if is_apart(curve)]
+        self._apart = ApartRun(graph, know, self._clamps, apart) if apart else None
+        self._curves = [curve for curve in self._curves if not any(curve is other for other in apart)]
         self._noise = NoiseRun(graph, know, sites, family, like) if isinstance(family, Noise) else None
         self._plans: dict[int, CurvePlan] = {}
         self._few = self._curve_run.plan(_few_points(self._curves[0])) if self._curves else None
@@ -140,8 +143,7 @@ class TileRun:
             for points, logits in self._walk(plan, tile).logits(self._together(n)):
                 scores.add(curve.configurations[points], logits, tile.batch, prediction)
                 advance(n * len(points))
-        others = self._noise.logits(tile.values, tile.batch.ids) if self._noise else ()
-        for configurations, logits in chain(self._single_logits(self._alone, tile), others):
+        for configurations, logits in self._other_logits(tile):
             scores.add(configurations, logits, tile.batch, prediction)
             advance(n * len(configurations))
 
@@ -155,9 +157,7 @@ class TileRun:
                 continue
             for points, logits in self._walk(plan, tile).logits(self._together(len(tile.batch.labels))):
                 yield curve.configurations[points], logits
-        yield from self._single_logits(self._alone, tile)
-        if self._noise is not None:
-            yield from self._noise.logits(tile.values, tile.batch.ids)
+        yield from self._other_logits(tile)
 
     def some_logits(self, batch: Batch) -> Iterator[tuple[int, Tensor]]:
         """A few configurations of every kind and their logits [N, L], to be checked against the model itself."""
@@ -171,6 +171,10 @@ class TileRun:
                     yield from zip(few.curve.configurations[points].tolist(), logits, strict=True)
         for configurations, logits in self._single_logits(_few_units(self._alone), tile):
             yield from zip(configurations.tolist(), logits, strict=True)
+        if self._apart is not None:
+            count = len(self._apart.configurations)
+            for configurations, logits in self._apart_logits(tile, sorted({0, count // 2, count - 1})):
+                yield int(configurations), logits[0]
         if self._noise is not None:
             configurations, logits = next(self._noise.logits(tile.values, tile.batch.ids))
             chosen = sorted({0, len(logits) // 2, len(logits) - 1})
@@ -200,6 +204,8 @@ class TileRun:
             for group in _few_units(self._alone, self._passes):
                 for _ in self._single_logits([group], tile):
                     pass
+            if self._apart is not None:
+                next(self._apart_logits(tile))
             if self._noise is not None:
                 next(self._noise.logits(tile.values, tile.batch.ids))
 
@@ -254,6 +260,8 @@ class TileRun:
             work.add_singles(self._singles)
             absent = 1 - self._singles.active / max(self._singles.pairs, 1)
             notes.append(f"absent already: {absent:.1%} of the pairs of unit and example")
+        if self._apart is not None:
+            work.add_apart(self._apart)
         if self._noise is not None:
             work.add_noise(self._noise)
         rows = work.rows(self.family.configurations)
@@ -306,6 +314,19 @@ class TileRun:
     def _walk(self, plan: CurvePlan, tile: Tile) -> Walk:
         n = len(tile.batch.labels)
         return Walk(self._curve_run, plan, tile.values, tile.clamped, tile.values_in_range, n)
+
+    def _other_logits(self, tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
+        """Configurations [k] that are on no curve, and their logits [k, N, L]."""
+        yield from self._single_logits(self._alone, tile)
+        if self._apart is not None:
+            yield from self._apart_logits(tile)
+        if self._noise is not None:
+            yield from self._noise.logits(tile.values, tile.batch.ids)
+
+    def _apart_logits(self, tile: Tile, only: Sequence[int] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        assert self._apart is not None  # noqa: S101 - there are such configurations
+        n = len(tile.batch.labels)
+        return self._apart.logits(tile.values, tile.clamped, tile.values_in_range, n, only)
 
     def _single_logits(self, groups: Sequence[Alone], tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
         n = len(tile.batch.labels)

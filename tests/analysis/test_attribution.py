@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import sdkernels as sd
-from sdkernels.analysis import attribution, group_run
+from sdkernels.analysis import attribution
 from sdkernels.analysis.attribution import LayerUnitAblation
-from sdkernels.analysis.group_run import GroupRun
 from sdkernels.engine import execute, memory, singles, tiles
+from sdkernels.engine.dense import DenseRun
 from sdkernels.engine.sites import find_sites
 from tests.analysis.attributed import MODELS, Recurrent, by_hooks, case, examples, layer_output
 from tests.engine.zoo import ZOO, build
@@ -374,14 +374,14 @@ class TestOutOfMemory:
         x, groups = examples(23, shape), torch.tensor([0, 1, 0, 1, 2])
         ours = LayerUnitAblation(model, layer)
         ours.attribute(x, target=2, layer_mask=groups)
-        plenty = GroupRun._one
+        plenty = DenseRun.logits
 
-        def one(run, shared, inputs, value, configuration):
-            if configuration and len(inputs) > 4:
+        def scarce(run, given, count, at_site):
+            if count > 4:
                 raise torch.OutOfMemoryError("no more")
-            return plenty(run, shared, inputs, value, configuration)
+            return plenty(run, given, count, at_site)
 
-        monkeypatch.setattr(GroupRun, "_one", one)
+        monkeypatch.setattr(DenseRun, "logits", scarce)
         found = ours.attribute(x, target=2, layer_mask=groups)
         torch.testing.assert_close(found, by_hooks(model, layer, x, 2, groups=groups), **EXACT)
         assert next(iter(ours._ready.values())).size == 3
@@ -405,9 +405,8 @@ def test_progress_is_shown(capsys):
 def test_a_graph_that_does_something_else_is_not_used(mask, monkeypatch):
     model, layer, shape, _ = case("convnet")
     x, groups = examples(7, shape), mask_of(mask, 5)
-    answers = {"alone": (execute, [True]), "groups": (group_run, [True, True])}  # to what is asked before, then False
-    module, before = answers[mask]
-    monkeypatch.setattr(module, "is_close", lambda *_: bool(before) and before.pop())
+    before = [True]  # to what is asked first, whether the model repeats itself
+    monkeypatch.setattr(execute, "is_close", lambda *_: bool(before) and before.pop())
     with pytest.warns(sd.SdkernelsWarning, match="hook loop, .* gives other logits than the model with hooks"):
         found = LayerUnitAblation(model, layer).attribute(x, target=1, layer_mask=groups)
     torch.testing.assert_close(found, by_hooks(model, layer, x, 1, groups=groups), **EXACT)

@@ -203,3 +203,17 @@ def test_single_units_of_a_linear_tail_run_in_one_kernel(seeds_torch, monkeypatc
     plan = read_plan(sd.unit_importance(model, layer, data).plan)
     assert plan.modes["fc2" if layer != "relu2" else "out"] == "rank-one"
     assert calls[-1] == 8, "the last call is that of the data: all units at once"
+
+
+def test_sets_of_few_units_run_whole_and_large_ones_on_living_channels(seeds_torch):
+    """Unless they are nested: then they are points of a curve."""
+    model = convnet(width=1 / 8, seed=0).double().eval()
+    data = torch.randn(6, 3, 16, 16).double(), torch.randint(0, 10, (6,))
+    pairs = [[0, 1], [2, 3], [4, 5]]
+    apart = read_plan(sd.ablate(model, ["relu9", "relu10"], data, units=pairs).plan)
+    assert apart.modes["conv10"] == apart.modes["conv11"] == "dense"
+    nested = read_plan(sd.ablate(model, ["relu9", "relu10"], data, units=[[0, 1], [0, 1, 2], [0, 1, 2, 4]]).plan)
+    assert nested.modes["conv10"] == "nested"
+    large = read_plan(sd.ablate(model, ["relu9", "relu10"], data, units=[range(70), range(60, 128)]).plan)
+    assert large.modes["conv10"] == "nested"
+    assert large.modes["conv11"] == "compact"
