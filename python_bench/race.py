@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -119,6 +119,11 @@ def write_result(folder: Path, name: str, table: str, raw: Mapping[str, Any]) ->
 def described(notes: Mapping[str, Any]) -> str:
     """Notes in a line."""
     return "; ".join(f"{name}: {note}" for name, note in notes.items())
+
+
+def markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table's lines."""
+    return ["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(r) + " |" for r in rows)]
 
 
 class Turns:

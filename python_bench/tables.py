@@ -7,7 +7,7 @@ one of all races of the engine, ``limits`` holds them against what the machine's
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +16,8 @@ from python_bench.contest import LOOP, PLANNED
 from python_bench.noise_contest import DEVIATIONS
 from python_bench.opponents import OPPONENTS
 from python_bench.peaks import CONVOLUTION, PRODUCT
-from python_bench.race import Part, Race, described, duration
+from python_bench.race import Part, Race, described, duration, markdown
+from python_bench.sampling_table import as_sampling_table
 from python_bench.workloads import WORKLOADS
 
 HERE = Path(__file__).parent
@@ -53,16 +54,22 @@ def filled(page: str, folder: Path) -> str:
 
 
 def of_result(path: Path) -> str:
-    """The table of one race or growth."""
+    """The table of one race, growth or sampling."""
     if not path.exists():
         return NOT_MEASURED
     raw = json.loads(path.read_text())
-    lines = growth(raw) if "rows" in raw else opponents(raw)
-    kept = {
-        key: value for key, value in raw["notes"].items() if key.endswith("best") or key == DEVIATIONS or "rows" in raw
-    }
+    lines = table_of(raw)
+    says_all = "rows" in raw or "sampled" in raw
+    kept = {key: value for key, value in raw["notes"].items() if says_all or key.endswith("best") or key == DEVIATIONS}
     machine = {key: raw["machine"][key] for key in SETTING}
     return "\n".join([*lines, "", f"{described({**kept, **machine})}."])
+
+
+def table_of(raw: Result) -> list[str]:
+    """Its lines, by what was kept."""
+    if "sampled" in raw:
+        return as_sampling_table(raw).lines()
+    return growth(raw) if "rows" in raw else opponents(raw)
 
 
 def opponents(raw: Result) -> list[str]:
@@ -144,11 +151,6 @@ def as_race(raw: Result) -> Race:
     """What :meth:`Race.write` kept."""
     parts = {name: Part(**part) for name, part in raw.get("parts", {}).items()}
     return Race(raw["title"], raw["seconds"], raw["notes"], parts)
-
-
-def markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """A table's lines."""
-    return ["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(r) + " |" for r in rows)]
 
 
 if __name__ == "__main__":

@@ -189,6 +189,11 @@ def test_opponents_need_nothing_of_the_package():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_the_page_has_a_table_for_every_workload():
+    page = tables.PAGE.read_text()
+    assert all(f"<!-- {name} -->" in page for name in NOISE_WORKLOADS)
+
+
 def test_the_benchmark_runs_tiny(tmp_path):
     pytest.importorskip("pytest_benchmark")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "python_bench/test_noise.py"]
