@@ -12,17 +12,8 @@ from sdkernels.analysis.measure import Options, measure
 from sdkernels.analysis.sampling import Series, area_under, each_alone
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.families import (
-    Cumulative,
-    Orders,
-    Points,
-    Sets,
-    Singles,
-    Units,
-    make_orders,
-    make_points,
-    make_sets,
-)
+from sdkernels.engine.choices import Orders, Points, Units, make_orders, make_points, make_sets
+from sdkernels.engine.families import Cumulative, Sets, Singles
 from sdkernels.engine.scores import Metric, Metrics
 from sdkernels.engine.sites import Layers, Site
 from sdkernels.engine.values import Value, Within

@@ -16,7 +16,7 @@ from sdkernels.analysis.extras import require
 from sdkernels.analysis.lightning_callback import make_callback
 from sdkernels.analysis.preserve import preserved
 from sdkernels.analysis.scored import PER_CLASS, axis_label
-from sdkernels.engine.families import Orders, Points
+from sdkernels.engine.choices import Orders, Points
 from sdkernels.engine.scores import METRICS, metric_name
 from sdkernels.engine.sites import Layers, unwrap
 

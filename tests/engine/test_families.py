@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdkernels.engine.families import Cumulative, Sets, Singles, make_sets
+from sdkernels.engine.choices import make_sets
+from sdkernels.engine.families import Cumulative, Sets, Singles
 
 COUNTS = (3, 2)
 FLAT = r"write \[\[0, 3\]\] for one set of two units, or \[\[0\], \[3\]\] for two sets of one"

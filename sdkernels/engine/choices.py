@@ -1,0 +1,188 @@
+"""Orders, points and sets, as users give them."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Direction = Literal["ascending", "descending"]
+Orders = int | Tensor | tuple[Tensor, Direction]
+Points = int | str | Tensor | Sequence[int]
+Units = Tensor | NDArray[Any] | Sequence[Sequence[int] | Tensor | NDArray[Any]]
+
+_FLAT = "each set is a list of its own, so write [[0, 3]] for one set of two units, or [[0], [3]] for two sets of one"
+
+
+def make_orders(orders: Orders, units: int, seed: int) -> Tensor:
+    """int64 [R, U] permutations: random ones by number, given ones checked, or the order of a score.
+
+    Raises:
+        ValueError: not permutations of 0..U-1, or a score of the wrong length; says which row.
+    """
+    if isinstance(orders, tuple):
+        if len(orders) != 2:
+            raise ValueError(f"orders is a tuple of {len(orders)}; give (score per unit, 'ascending' or 'descending')")
+        return _order_by_score(*orders, units=units)
+    if isinstance(orders, Tensor):
+        return _check_orders(orders, units)
+    if isinstance(orders, bool) or not isinstance(orders, (int, np.integer)):
+        raise TypeError(
+            f"orders is a {type(orders).__name__}; give a number of random orders, a LongTensor [R, U], or "
+            "(score per unit, 'ascending' or 'descending')"
+        )
+    if orders < 1:
+        raise ValueError(f"orders={orders} must be at least 1")
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(units, generator=generator) for _ in range(int(orders))])
+
+
+def make_points(points: Points, units: int) -> Tensor:
+    """int64 [T] increasing counts of clamped units, 0..U.
+
+    A number asks for that many evenly spaced counts including 0 and U (fewer if U + 1 is less); ``"all"`` for 0..U.
+
+    Raises:
+        ValueError: counts out of 0..U, or not increasing.
+    """
+    if isinstance(points, str):
+        if points != "all":
+            raise ValueError(f"points={points!r}: the only word is 'all'; else give a number or a sequence of counts")
+        return torch.arange(units + 1)
+    if isinstance(points, (int, np.integer)) and not isinstance(points, bool):
+        if points < 2:
+            raise ValueError(f"points={points} must be at least 2: none ablated, and all of them")
+        evenly: Tensor = torch.linspace(0, units, int(points), dtype=torch.float64).round().long().unique()
+        return evenly
+    if isinstance(points, bool) or not isinstance(points, (Tensor, np.ndarray, Sequence)):
+        raise TypeError(f"points is a {type(points).__name__}; give a number, a sequence of counts, or 'all'")
+    try:
+        counts = torch.as_tensor(points)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"points must be a sequence of counts, integers 0..{units}: {error}") from error
+    if counts.ndim != 1 or len(counts) == 0 or counts.is_floating_point() or counts.dtype == torch.bool:
+        raise ValueError(
+            f"points must be a sequence of counts of ablated units, integers 0..{units}; got {counts.dtype} "
+            f"{list(counts.shape)}"
+        )
+    counts = counts.long().cpu()
+    if counts.min() < 0 or counts.max() > units:
+        raise ValueError(f"points must lie in 0..{units}, the number of units; got {counts.min()}..{counts.max()}")
+    if (counts.diff() <= 0).any():
+        raise ValueError("points must increase strictly")
+    return counts
+
+
+def make_sets(units: Units, unit_counts: tuple[int, ...]) -> Tensor:
+    """bool [K, U]: the sets of pooled units (numbered site after site) that ``units`` lists, one a row.
+
+    Args:
+        units: a sequence of K index sequences, each a list, a range or a 1-d tensor of integers; an empty one clamps
+            nothing. Or a bool tensor ``[K, U]``, True where a unit is clamped.
+        unit_counts: the number of units of each site; U is their sum.
+
+    Raises:
+        ValueError: no set at all, a flat list of indices, an index out of 0..U-1 or twice in a set, a tensor of another
+            dtype or shape; says which row.
+        TypeError: something that is no sequence of integers; says which row.
+    """
+    count = sum(unit_counts)
+    if isinstance(units, np.ndarray):
+        units = torch.from_numpy(units.copy()) if units.dtype.kind in "biuf" else units.tolist()
+    if isinstance(units, Tensor):
+        return _check_masks(units, count)
+    if not _is_list(units):
+        raise TypeError(
+            f"units is a {type(units).__name__}; give a list of index lists, or a bool tensor [K, {count}], True = "
+            "ablated"
+        )
+    if len(units) == 0:
+        raise ValueError("units is empty: give at least one set of units; [[]] is one set that ablates nothing")
+    masks = torch.zeros(len(units), count, dtype=torch.bool)
+    for row, indices in enumerate(units):
+        masks[row, _check_set(indices, row, count)] = True
+    return masks
+
+
+def _check_masks(masks: Tensor, units: int) -> Tensor:
+    if masks.ndim == 1 and masks.dtype != torch.bool:
+        raise ValueError(f"units is a flat {masks.dtype} tensor {list(masks.shape)}: {_FLAT}")
+    if masks.dtype != torch.bool:
+        raise ValueError(
+            f"units is a {masks.dtype} tensor {list(masks.shape)}; give a bool tensor [K, {units}], True = ablated, or "
+            "a list of index lists"
+        )
+    if masks.ndim != 2 or len(masks) == 0 or masks.shape[1] != units:
+        raise ValueError(f"units {list(masks.shape)} must be [K, {units}]: a row a set, a column a unit, K at least 1")
+    return masks.detach().cpu().clone()
+
+
+def _check_set(indices: Any, row: int, units: int) -> Tensor:
+    """int64 [n]: the units of one set."""
+    if isinstance(indices, (Tensor, np.ndarray)) and indices.ndim != 1:
+        if indices.ndim == 0:
+            raise ValueError(f"units[{row}] is the single number {indices.item()}: {_FLAT}")
+        raise ValueError(f"units[{row}] {list(indices.shape)} must be a 1-d set of unit indices")
+    if isinstance(indices, (int, np.integer)):
+        raise ValueError(f"units[{row}] is the single number {indices}: {_FLAT}")
+    if not isinstance(indices, (Tensor, np.ndarray)) and not _is_list(indices):
+        raise TypeError(f"units[{row}] is a {type(indices).__name__}; give a list, a range or a 1-d tensor of integers")
+    if len(indices) == 0:
+        return torch.zeros(0, dtype=torch.int64)
+    try:
+        listed = torch.as_tensor(indices)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"units[{row}] must hold integers 0..{units - 1}: {error}") from error
+    if listed.dtype == torch.bool:
+        raise ValueError(f"units[{row}] holds bools; masks come as one bool tensor [K, {units}], as torch.stack gives")
+    if listed.ndim != 1 or listed.is_floating_point() or listed.is_complex():
+        raise ValueError(f"units[{row}] must hold integers 0..{units - 1}; got {listed.dtype} {list(listed.shape)}")
+    listed = listed.long().cpu()
+    outside = listed[(listed < 0) | (listed >= units)]
+    if len(outside):
+        raise ValueError(
+            f"units[{row}] names unit {int(outside[0])}; the pooled units of all layers are 0..{units - 1}"
+        )
+    distinct, times = listed.unique(return_counts=True)
+    if len(distinct) < len(listed):
+        raise ValueError(f"units[{row}] names unit {int(distinct[times > 1][0])} more than once")
+    return listed
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+
+
+def _check_orders(orders: Tensor, units: int) -> Tensor:
+    if orders.is_floating_point() or orders.dtype == torch.bool:
+        raise ValueError(
+            f"orders is a {orders.dtype} tensor; an order is a LongTensor [R, U] of unit indices, and a score per unit "
+            "comes with its direction: orders=(score, 'ascending')"
+        )
+    if orders.ndim != 2 or len(orders) == 0 or orders.shape[1] != units:
+        raise ValueError(f"orders {list(orders.shape)} must be [R, {units}]: each row orders all {units} units")
+    orders = orders.long().cpu()
+    wrong = (orders.sort(1).values != torch.arange(units)).any(1).nonzero()
+    if len(wrong):
+        raise ValueError(
+            f"orders[{int(wrong[0])}] is no permutation of 0..{units - 1} ({len(wrong)} of {len(orders)} rows are "
+            "not): every unit must be there once"
+        )
+    return orders
+
+
+def _order_by_score(score: Tensor, direction: Direction, *, units: int) -> Tensor:
+    if not isinstance(score, (Tensor, np.ndarray, list)):
+        raise TypeError(f"orders=(score, direction): the score is a {type(score).__name__}; give a tensor [{units}]")
+    score = torch.as_tensor(score).cpu()
+    if direction not in ("ascending", "descending"):
+        raise ValueError(f"orders=(score, {direction!r}): the direction is 'ascending' or 'descending'")
+    if score.shape != (units,):
+        raise ValueError(f"orders=(score, ...): score {list(score.shape)} must be [{units}], one number a unit")
+    if score.isnan().any():
+        raise ValueError(
+            f"orders=(score, ...): {int(score.isnan().sum())} of {units} scores are nan, which has no order"
+        )
+    return score.argsort(descending=direction == "descending", stable=True)[None]
