@@ -139,7 +139,7 @@ def prepare(job: Job, probe: Batch, logits: Tensor, configs_per_batch: int | Non
             expected = logits[: len(part.labels)]
         # A range's edge is a jump: an activation within rounding of it may fall on either side, now and then.
         agree = [is_close(f, e) for f, e in zip(found, expected, strict=True)] if jumps else []
-        if not is_close(found, expected) and 2 * sum(agree) <= len(agree):
+        if not is_close(found, expected, logits) and 2 * sum(agree) <= len(agree):
             raise UntraceableError(
                 f"its graph gives other logits than the model with hooks at configuration {configuration}"
             )

@@ -1,5 +1,6 @@
 """Clamped directions: ``auto`` equals ``loop``, the loop equals hooks written out here, and the fast ways are taken."""
 
+import math
 import warnings
 import zlib
 from typing import Any
@@ -373,3 +374,16 @@ def test_half_precision_is_no_loop():
     data = torch.randn(6, 6, generator=generator).to(torch.bfloat16), torch.arange(6) % 4
     result = sd.ablate_directions(model, "relu1", data, directions="random", orders=2, points=5)
     assert read_plan(result.plan).modes["fc2_along_directions"] == "compact"
+
+
+@pytest.mark.parametrize("layer", ["fc1", "relu1"])
+def test_nothing_but_rounding_left_is_no_reason_for_a_loop(layer):
+    """With no bias behind, logits are zeros one way and rounding the other, once every direction is projected out."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = mlp(6, (8,), 4, seed=0).double().eval()
+        model.out.bias = None
+        data = torch.randn(20, 6).double(), torch.arange(20) % 4
+    curve = sd.ablate_directions(model, layer, data, directions="random", orders=2, points=[0, 4, 8])
+    assert curve.loss[:, -1].tolist() == pytest.approx([math.log(4)] * 2)
+    read_plan(curve.plan)
