@@ -5,6 +5,7 @@ from importlib.metadata import version
 __version__ = version("sdkernels")
 
 from sdkernels.analysis.ablation import ablate, cumulative_ablation, unit_importance
+from sdkernels.analysis.attribution import LayerUnitAblation
 from sdkernels.analysis.bases import PrincipalDirections, principal_directions, random_directions
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.directions import ablate_directions
@@ -18,6 +19,7 @@ __all__ = [
     "AblationCurve",
     "AblationMonitor",
     "AblationScores",
+    "LayerUnitAblation",
     "NoiseCurve",
     "PrincipalDirections",
     "SdkernelsWarning",

@@ -17,12 +17,15 @@ LAYERS = ["ops", "engine", "analysis", "lab", "paper"]  # each imports only from
 
 
 def test_public_names():
-    functions = ["ablate", "cumulative_ablation", "unit_importance"]
-    assert sdkernels.__all__ == ["AblationCurve", "AblationScores", "SdkernelsWarning", "UnitImportance", *functions]
+    results = ["AblationCurve", "AblationScores", "NoiseCurve", "PrincipalDirections", "UnitImportance"]
+    tools = ["AblationMonitor", "LayerUnitAblation"]
+    functions = ["ablate", "ablate_directions", "cumulative_ablation", "noise_robustness"]
+    functions += ["principal_directions", "random_directions", "unit_importance"]
+    assert sdkernels.__all__ == [*sorted([*results, *tools, "SdkernelsWarning"]), *functions]
     for name in sdkernels.__all__:
         public = getattr(sdkernels, name)
         assert public.__doc__, name
-    for name in functions:
+    for name in (*tools, *functions):
         assert "Example:" in getattr(sdkernels, name).__doc__, name
 
 

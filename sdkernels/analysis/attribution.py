@@ -57,11 +57,10 @@ class LayerUnitAblation:
 
     Example:
         >>> import torch, sdkernels as sd
-        >>> from sdkernels.analysis.attribution import LayerUnitAblation
         >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False)).eval()
         >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, 2.0, 3.0], [-1.0, 0.0, 1.0]]))
         >>> x = torch.tensor([[1.0, 1.0, 1.0], [2.0, -1.0, 1.0]])
-        >>> LayerUnitAblation(model, "0").attribute(x, target=[0, 1]).tolist()
+        >>> sd.LayerUnitAblation(model, "0").attribute(x, target=[0, 1]).tolist()
         [[1.0, 2.0, 3.0], [-2.0, 0.0, 1.0]]
     """
 
