@@ -98,7 +98,7 @@ def random_directions(channels: int, count: int | None = None, seed: int = 0) ->
         seed: of the normals. The global random state is left as it was.
 
     Returns:
-        float64 ``[K, C]``, orthonormal rows; the first of them are the same at any ``count``.
+        float64 ``[K, C]``, orthonormal rows; but for rounding, the first of them are the same at any ``count``.
 
     Raises:
         ValueError, TypeError: numbers that are none, or out of range.
@@ -116,7 +116,7 @@ def random_directions(channels: int, count: int | None = None, seed: int = 0) ->
     count = channels if count is None else count
     _check_number("count", count, 1, channels)
     _check_number("seed", seed, 0, 2**63 - 1)
-    return _rotation(channels, torch.Generator().manual_seed(seed))[:count].clone()
+    return _rotation(channels, torch.Generator().manual_seed(seed), count)
 
 
 def principal_directions(
@@ -246,9 +246,9 @@ def _principal(sites: Sequence[Site], model: nn.Module, batches: Batches) -> lis
     return [covariance.principal() for covariance in covariances]
 
 
-def _rotation(channels: int, generator: torch.Generator) -> Tensor:
+def _rotation(channels: int, generator: torch.Generator, count: int | None = None) -> Tensor:
     normals = torch.randn(channels, channels, dtype=torch.float64, generator=generator)
-    q, r = torch.linalg.qr(normals.t())
+    q, r = torch.linalg.qr(normals[:count].t())
     return _with_signs(q, r)
 
 
