@@ -46,7 +46,8 @@ def rows_of(kind: str, channels: int) -> Any:
     if kind == "aligned":
         return torch.eye(channels)[torch.randperm(channels, generator=generator)[: max(2, channels // 2)]]
     if kind == "oblique":
-        rows = torch.randn(channels + 1, channels, dtype=torch.float64, generator=generator)
+        count = channels + channels % 2  # as many as channels, or more
+        rows = torch.randn(count, channels, dtype=torch.float64, generator=generator)
         return rows / rows.norm(dim=1, keepdim=True)
     return kind
 
