@@ -334,6 +334,7 @@ def test_what_cannot_take_directions_in_reads_what_is_turned_back(network, layer
     plan = plan_of(network, layer, "cumulative", "rotation")
     turned_back = [mode for name, mode in plan.modes.items() if name.endswith("turned_back")]
     assert turned_back == ["nested"]
+    assert reader in plan.modes  # by the name that torch.fx gives it
     assert not any(name.startswith(f"{reader}_along") for name in plan.modes)
 
 
