@@ -325,7 +325,7 @@ def test_what_is_linear_in_between_is_passed(network, layer, product):
     ("network", "layer", "reader"),
     [
         ("odd-convolutions", "relu2", "circular"),
-        ("mobilenet", "stem", "separable_0_0"),
+        ("mobilenet", "stem", "separable_0"),
         ("resnext", "relu@0", "grouped"),
     ],
 )
