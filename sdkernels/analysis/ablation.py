@@ -71,8 +71,9 @@ def cumulative_ablation(
         within: clamp an element only where :math:`\mu_u - \tau \sigma_u \le a_u \le \mu_u + \tau \sigma_u`, given
             :math:`\tau`, with each unit's mean and standard deviation over the examples and positions of
             ``value_data``; or only where ``low <= a <= high``, given ``(low, high)``, each a number or a tensor as for
-            ``value``; or a dict of these by layer. None: everywhere. A range's edge is a jump: below float64, an
-            activation within rounding of it may fall on either side.
+            ``value``; or a dict of these by layer. None: everywhere. A range of deviations is wider by a millionth of
+            the mean, for units that never change. Its edge is a jump: below float64, an activation within rounding of
+            it may fall on either side.
         metrics: any of ``"accuracy"``, ``"loss"``, ``"top5"``, ``"class_accuracy"``, ``"agreement"`` (with the intact
             prediction), and functions (logits ``[N, L]``, labels ``[N]``) -> ``[N]``. Accuracy is always measured.
         outcomes: keep which predictions are correct, a bit a configuration and example: ``curve.outcome_matrix()``.

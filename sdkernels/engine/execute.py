@@ -1,5 +1,6 @@
 """Run a family on a model: batches outside, configurations inside, counts out."""
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -153,7 +154,7 @@ def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | 
     intact = Scores(job.metrics, 1, job.classes, device)
     ablated = Scores(job.metrics, job.family.configurations, job.classes, device, job.make_outcomes())
     budget = tiles.budget(job.probe, limit, ablated.are_counted)
-    size = min(budget.tile(device), job.batches.examples or budget.tile(device))
+    size = _even(budget.tile(device), job.batches.examples)
 
     def look(index: int, _mark: fx.Node, activation: Tensor) -> Tensor:
         check_finite(job.sites[index].name, activation, intact.examples)
@@ -209,6 +210,11 @@ def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | 
     plan = tiles.plan(size, budget)
     packed = ablated.outcomes.packed if ablated.outcomes else None
     return Outcome(intact.sums, ablated.sums, intact.examples, intact.class_examples, plan, packed)
+
+
+def _even(tile: int, examples: int | None) -> int:
+    """Examples a tile, all about alike: a small last one would use the processor badly."""
+    return tile if examples is None else math.ceil(examples / math.ceil(examples / tile))
 
 
 def _change_of(job: Job) -> Callable[[int, Batch], Change]:

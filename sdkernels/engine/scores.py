@@ -113,9 +113,10 @@ class Scores:
     def add(self, configurations: Tensor, logits: Tensor, batch: Batch, intact_prediction: Tensor) -> None:
         """Add the scores of logits [k, N, L], of any strides, against a batch's labels, for configurations [k]."""
         labels = batch.labels
+        counted = score(logits, labels, **self.options(logits.dtype, intact_prediction))
         if self.outcomes is not None:
-            self.outcomes.write(configurations, batch.places, logits.argmax(2) == labels)
-        self.add_counted(configurations, score(logits, labels, **self.options(logits.dtype, intact_prediction)))
+            self.outcomes.write(configurations, batch.places, _correct(logits, labels, counted.correct))
+        self.add_counted(configurations, counted)
         configurations = configurations.to(logits.device)
         for metric in self._metrics:
             if callable(metric):
@@ -133,6 +134,13 @@ class Scores:
     def snapshot(self) -> dict[str, Tensor]:
         """The sums so far, to go back to."""
         return {name: sums.clone() for name, sums in self.sums.items()}
+
+
+def _correct(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """bool [k, N]: whether the label's logit is the first of the largest, as often as ``counts`` [k] says."""
+    own = logits.gather(2, labels.view(1, -1, 1).expand(len(logits), -1, 1)).squeeze(2)
+    correct = own == logits.amax(2)  # torch's argmax takes many times longer; but of ties it knows the first
+    return correct if torch.equal(correct.sum(1), counts) else logits.argmax(2) == labels
 
 
 def _per_example(metric: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:

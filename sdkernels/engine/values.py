@@ -17,6 +17,9 @@ Value = SiteValue | Mapping[str, SiteValue]
 Bounds = tuple[float | Tensor, float | Tensor]
 Within = float | Bounds | Mapping[str, float | Bounds]
 
+# Of a mean, by which a range of deviations is wider: a unit that never changes is in it, however it is rounded.
+SLACK = 1e-6
+
 MEANS = ("mean", "element_mean")
 CLASS_MEANS = ("class_mean", "class_element_mean")
 WORDS = (*MEANS, *CLASS_MEANS, "resample")
@@ -156,7 +159,8 @@ def _clamp(wish: _Wish, site: Site, device: torch.device) -> Clamp:
     low = high = None
     if wish.spread is not None:
         assert isinstance(wish.within, (int, float))  # noqa: S101 - _wish has seen it
-        mean, reach = wish.spread.mean, wish.within * wish.spread.deviation
+        mean = wish.spread.mean
+        reach = wish.within * wish.spread.deviation + SLACK * mean.abs()
         low, high = (_fitted("within", bound, site, device) for bound in (mean - reach, mean + reach))
     elif isinstance(wish.within, tuple):
         low, high = (_fitted("within", bound, site, device) for bound in wish.within)

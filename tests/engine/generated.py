@@ -36,7 +36,8 @@ class Case:
         odd_unit_dim: whether units are any dimension, and not the one of channels or features.
         values: kinds of value, for the sites in turn; one kind that needs no shape is given without layers' names.
         within: where units are clamped.
-        family: ``("cumulative", orders, points)``, ``("singles",)`` or ``("sets", number)``.
+        family: ``("cumulative", orders, points)``, ``("singles",)``, ``("sets", number)``, ``("noise", whether scales
+            share draws, whether maps have one)`` or ``("directions", how, how many at most)``.
         examples, batch_size, configs_per_batch, backend, working_set: how the data comes, and how it is cut.
         winograd: whether 3x3 convolutions of any size go by Winograd's products.
         seed: of weights, data, labels, orders, sets and values.
@@ -205,6 +206,8 @@ _FAMILIES = st.one_of(
     st.tuples(st.just("cumulative"), st.integers(1, 3), _POINTS),
     st.just(("singles",)),
     st.tuples(st.just("sets"), st.sampled_from([4, 8, 1])),
+    st.tuples(st.just("noise"), st.booleans(), st.booleans()),
+    st.tuples(st.just("directions"), st.sampled_from(["alone", "orders", "subspaces"]), st.integers(1, 4)),
 )
 
 CASES = st.builds(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import sdkernels as sd
 from sdkernels.engine import products
+from tests.engine.calls import calls_of
 from tests.engine.compare import assert_same, assert_same_but_for_rounding, left_as_they_were
 from tests.engine.generated import CASES, Case, build, resolve
 
@@ -41,9 +42,34 @@ def run(
         generator = torch.Generator().manual_seed(case.seed)
         chance = torch.rand(how[0], 1, generator=generator) * 1.4 - 0.2  # at times nothing, at times everything
         return sd.ablate(model, layers, data, units=torch.rand(how[0], units, generator=generator) < chance, **options)
+    if kind == "noise":
+        own = {name: given for name, given in options.items() if name not in ("value", "within", "configs_per_batch")}
+        scales = {"scales": [0.0, 0.5, 2.0], "repeats": 2, "common_random_numbers": how[0], "per_map": how[1]}
+        return sd.noise_robustness(model, layers, data, seed=case.seed, **scales, **own)
+    if kind == "directions":
+        return along_directions(case, model, data, layers, **options)
     orders, points = how
     points = [min(points[0], units)] if isinstance(points, tuple) else points
     return sd.cumulative_ablation(model, layers, data, orders=orders, points=points, seed=case.seed, **options)
+
+
+def along_directions(
+    case: Case, model: nn.Module, data: tuple[Tensor, Tensor], layers: list[str], **options: Any
+) -> Any:
+    """A few random directions of every layer; numbers and words are values of coordinates as of units."""
+    _, how, most = case.family
+    shapes = calls_of(model, data[0])
+    channels = {layer: shapes[layer][options["unit_dim"][layer] - 1] for layer in layers}
+    bases = {a: sd.random_directions(c, min(c, most), seed=case.seed) for a, c in channels.items()}
+    given = options["value"]
+    value = {a: 0.4 if isinstance(v, Tensor) else v for a, v in given.items()} if isinstance(given, dict) else given
+    options |= {"value": value, "directions": bases, "seed": case.seed}
+    if how == "orders":
+        options |= {"orders": 2, "points": "all"}
+    elif how == "subspaces":
+        total = sum(map(len, bases.values()))
+        options |= {"subspaces": [[], [0], range(total), range(0, total, 2)]}
+    return sd.ablate_directions(model, layers, data, **options)
 
 
 def both_ways(case: Case, model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[Any, Any]:

@@ -194,7 +194,7 @@ def one_at_a_time(monkeypatch):
 @pytest.mark.parametrize("name", list(PLACES))
 def test_running_out_of_memory_halves_the_tiles(monkeypatch, seeds_torch, one_at_a_time, name, error):
     expected = RUNS[name]()
-    assert read_plan(expected.plan).tile == memory.FEWEST == 16
+    assert 10 < read_plan(expected.plan).tile <= memory.FEWEST == 16
     monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     owner, function, at = PLACES[name]
     failed = _fails(monkeypatch, owner, function, lambda *args: ERRORS[error] if len(args[at]) > 5 else None)
@@ -218,7 +218,7 @@ def test_a_tile_that_fails_late_leaves_no_trace(monkeypatch, seeds_torch, one_at
     failed = _fails(monkeypatch, fused, "nested_linear_score", third)
     result = _kernel(show_progress=True)
     assert len(failed) == 1
-    assert calls[:6] == [16, 16, 16, 16, 8, 8]
+    assert calls[:6] == [13, 13, 13, 13, 7, 7]
     assert_equal(result, expected)
 
 
