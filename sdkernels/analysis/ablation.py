@@ -125,25 +125,7 @@ def cumulative_ablation(
         units = sum(unit_counts)
         return Cumulative(make_orders(orders, units, seed), make_points(points, units), unit_counts)
 
-    options = Options(
-        value=value,
-        baselines=baselines,
-        value_data=value_data,
-        within=within,
-        metrics=metrics,
-        outcomes=outcomes,
-        tolerance=tolerance,
-        confidence=confidence,
-        seed=seed,
-        method=method,
-        precision=precision,
-        unit_dim=unit_dim,
-        select=select,
-        batch_size=batch_size,
-        configs_per_batch=configs_per_batch,
-        memory_fraction=memory_fraction,
-        show_progress=show_progress,
-    )
+    options = Options.of(locals())
     if tolerance_of not in ("auc", "accuracy"):
         raise ValueError(f"tolerance_of={tolerance_of!r}: it is of each order's 'auc', or of each point's 'accuracy'")
 
@@ -224,25 +206,7 @@ def unit_importance(
         >>> result.correct.tolist(), result.top(1).tolist()
         ([1, 2, 3], [0])
     """
-    options = Options(
-        value=value,
-        baselines=baselines,
-        value_data=value_data,
-        within=within,
-        metrics=metrics,
-        outcomes=outcomes,
-        tolerance=tolerance,
-        confidence=confidence,
-        seed=seed,
-        method=method,
-        precision=precision,
-        unit_dim=unit_dim,
-        select=select,
-        batch_size=batch_size,
-        configs_per_batch=configs_per_batch,
-        memory_fraction=memory_fraction,
-        show_progress=show_progress,
-    )
+    options = Options.of(locals())
     measured = measure(model, layers, data, Singles, options)
     return UnitImportance(**measured.fields(measured.family.configurations), bounds=measured.bounds)
 
@@ -309,25 +273,7 @@ def ablate(
         >>> scores.units.sum(1).tolist(), int(scores.correct[0])
         ([0, 1, 2, 8], 50)
     """
-    options = Options(
-        value=value,
-        baselines=baselines,
-        value_data=value_data,
-        within=within,
-        metrics=metrics,
-        outcomes=outcomes,
-        tolerance=tolerance,
-        confidence=confidence,
-        seed=seed,
-        method=method,
-        precision=precision,
-        unit_dim=unit_dim,
-        select=select,
-        batch_size=batch_size,
-        configs_per_batch=configs_per_batch,
-        memory_fraction=memory_fraction,
-        show_progress=show_progress,
-    )
+    options = Options.of(locals())
     measured = measure(
         model, layers, data, lambda unit_counts: Sets(make_sets(units, unit_counts), unit_counts), options
     )

@@ -108,25 +108,7 @@ def ablate_directions(
     """
     if orders is not None and subspaces is not None:
         raise ValueError("orders and subspaces are two ways to ablate directions together; give one, or neither")
-    options = Options(
-        value=value,
-        baselines=baselines,
-        value_data=value_data,
-        within=within,
-        metrics=metrics,
-        outcomes=outcomes,
-        tolerance=tolerance,
-        confidence=confidence,
-        seed=seed,
-        method=method,
-        precision=precision,
-        unit_dim=unit_dim,
-        select=select,
-        batch_size=batch_size,
-        configs_per_batch=configs_per_batch,
-        memory_fraction=memory_fraction,
-        show_progress=show_progress,
-    )
+    options = Options.of(locals())
     if tolerance_of not in ("auc", "accuracy"):
         raise ValueError(f"tolerance_of={tolerance_of!r}: it is of each order's 'auc', or of each point's 'accuracy'")
     by_layer: dict[str, Tensor] = {}

@@ -5,7 +5,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -35,25 +35,30 @@ FamilyT = TypeVar("FamilyT", bound=Family)
 
 @dataclass(frozen=True)
 class Options:
-    """The keyword arguments of every ablation function, as :func:`sdkernels.cumulative_ablation` explains them."""
+    """The keyword arguments that ablation functions share, as :func:`sdkernels.cumulative_ablation` explains them."""
 
-    value: Value
-    baselines: Value | None
-    value_data: Any
-    within: Within | None
     metrics: Metric | Metrics
+    outcomes: bool
+    tolerance: float | None
+    confidence: float
+    seed: int
     method: str
     precision: str | None
     unit_dim: int | Mapping[str, int] | None
     select: int | Mapping[str, int] | None
     batch_size: int
-    configs_per_batch: int | str
     memory_fraction: float
-    outcomes: bool
-    tolerance: float | None
-    confidence: float
-    seed: int
     show_progress: bool
+    value: Value = 0.0
+    baselines: Value | None = None
+    value_data: Any = None
+    within: Within | None = None
+    configs_per_batch: int | str = "auto"
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> "Options":
+        """Those among a function's ``locals()``."""
+        return cls(**{field.name: arguments[field.name] for field in fields(cls) if field.name in arguments})
 
 
 @dataclass(frozen=True)

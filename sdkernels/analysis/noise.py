@@ -1,7 +1,7 @@
 """Robustness to noise: accuracy against the scale of Gaussian noise on all units at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -168,25 +168,7 @@ def noise_robustness(
         draws = draws // len(factors) if common_random_numbers else draws
         return Noise(strengths.repeat(repeats), draws, tuple(deviations.values()), per_map, seed)
 
-    options = Options(
-        value=0.0,
-        baselines=None,
-        value_data=sd_data,
-        within=None,
-        metrics=metrics,
-        outcomes=outcomes,
-        tolerance=tolerance,
-        confidence=confidence,
-        seed=seed,
-        method=method,
-        precision=precision,
-        unit_dim=unit_dim,
-        select=select,
-        batch_size=batch_size,
-        configs_per_batch="auto",
-        memory_fraction=memory_fraction,
-        show_progress=show_progress,
-    )
+    options = replace(Options.of(locals()), value_data=sd_data)
     measured = measure(model, layers, data, make_family, options, find_deviations)
     fields = measured.fields(repeats, len(factors), seed=seed) | {"value": ""}
     if measured.bounds is not None:

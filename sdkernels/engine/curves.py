@@ -90,7 +90,9 @@ class CurveRun:
     def row_bytes(self) -> int:
         """About how much memory an example takes at a point."""
         sizes = [math.prod(n.meta["shape"][1:]) for n, _ in self.steps if "shape" in n.meta]
-        return 3 * max(sizes, default=1) * self.like.element_size()
+        # Constants of a point are kept for it: one of each node, by example if clamps are.
+        constants = 0 if all(clamp.is_fixed for clamp in self.clamps) else sum(sizes)
+        return (3 * max(sizes, default=1) + constants) * self.like.element_size()
 
 
 class CurvePlan:

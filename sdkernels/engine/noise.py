@@ -69,23 +69,19 @@ class NoiseRun:
     def logits(self, intact: Values, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Configurations [k] and their logits [k, N, L], for examples whose places in the data are ``ids`` [N]."""
         for group in self.groups:
-            draw_id, factors = self.family.draws[group[:1]], self.family.factors[group].tolist()
-            if len(group) == 1 and not self.lines:
-                adding = self._adding(draw_id, factors[0], ids)
-                yield group, self._dense.logits(intact, len(ids), adding)[None]
-            else:
-                draw = self._draw(draw_id, ids)
-                yield group, torch.stack([self._on_line(draw, factor, intact, len(ids)) for factor in factors])
-
-    @property
-    def example_bytes(self) -> int:
-        """What the largest value below the sites takes, an example."""
-        sizes = [math.prod(n.meta["shape"][1:]) for n in self.nodes if "shape" in n.meta]
-        return max(sizes, default=1) * self._like.element_size()
+            yield group, self._group_logits(group, intact, ids)
 
     def modes(self) -> dict[fx.Node, str]:
         """How each node below the sites runs: as a line in the factor, or dense."""
         return {node: "line" if node in self.lines else "dense" for node in self.nodes}
+
+    def _group_logits(self, group: Tensor, intact: Values, ids: Tensor) -> Tensor:
+        """[k, N, L] of configurations of one draw, which is let go at the end."""
+        draw_id, factors = self.family.draws[group[:1]], self.family.factors[group].tolist()
+        if len(group) == 1 and not self.lines:
+            return self._dense.logits(intact, len(ids), self._adding(draw_id, factors[0], ids))[None]
+        draw = self._draw(draw_id, ids)
+        return torch.stack([self._on_line(draw, factor, intact, len(ids)) for factor in factors])
 
     def _adding(self, draw_id: Tensor, factor: float, ids: Tensor) -> AtSite:
         """Noise added in the same pass as it is drawn."""

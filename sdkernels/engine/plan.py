@@ -5,12 +5,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from sdkernels.engine.apart import ApartRun
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.graph import Graph, is_site
 from sdkernels.engine.noise import NoiseRun
+from sdkernels.engine.products import product_of
 from sdkernels.engine.rules import Linear, Unknown
 from sdkernels.engine.singles import SinglesRun
 
@@ -123,7 +124,7 @@ class Work:
         for node in self._graph.nodes:
             if node.op in ("placeholder", "get_attr") or is_site(node):
                 continue
-            once = _work(node, self._graph.model)
+            once = _work(node, self._graph)
             mode = ", ".join(self._modes.get(node, ["shared"]))
             rows.append(PlannedNode(node.name, mode, (1 + self._runs.get(node, 0.0)) * once, configurations * once))
         return rows
@@ -134,14 +135,8 @@ class Work:
             self._modes[node].append(mode)
 
 
-def _work(node: fx.Node, model: nn.Module) -> float:
+def _work(node: fx.Node, graph: Graph) -> float:
     """Floating-point operations an example of one run of a node: two a multiply-add, one an element elsewhere."""
-    shape = node.meta.get("shape", (1,))
-    elements = float(math.prod(shape[1:]))
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        if isinstance(module, nn.Linear):
-            return 2.0 * elements * module.in_features
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            return 2.0 * elements * (module.in_channels // module.groups) * math.prod(module.kernel_size)
-    return elements
+    elements = float(math.prod(node.meta.get("shape", (1,))[1:]))
+    product = product_of(node, graph) if node.all_input_nodes else None
+    return elements if product is None else 2.0 * elements * product.weight[0].numel()

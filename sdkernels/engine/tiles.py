@@ -193,7 +193,8 @@ class TileRun:
 
         def work(examples: int) -> None:
             part = probe.part(slice(examples))
-            tile = self.intact(part._replace(inputs=part.inputs.clone()))
+            donors = None if part.donors is None else part.donors.clone()
+            tile = self.intact(part._replace(inputs=part.inputs.clone(), donors=donors))
             if plan is not None and self._tail is not None:
                 fused = FusedTail(self._curve_run, self._tail, plan, tile.clamped)
                 fused.arguments(tile.values, slice(None))

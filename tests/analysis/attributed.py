@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from sdkernels.lab.models import mlp, resnet18
 from tests.engine.networks import Branching, ConvNet, Tokens, with_lively_batch_norm
 
+EXACT = {"rtol": 0, "atol": 1e-10}  # float64: sums in another order
+
 Case = tuple[nn.Module, str, tuple[int, ...], int]  # model, layer, an example's shape, the units' dimension
 
 
@@ -119,3 +121,9 @@ def by_hooks(
 
         columns.append(intact - logits_with(clamp))
     return torch.stack(columns, 1)
+
+
+def mask_of(kind, units):
+    """Groups of one and of two units, mixed, their numbers with gaps; None for every unit alone."""
+    mixed = examples(units, ()).argsort()
+    return None if kind == "alone" else (torch.arange(units) % max(units - 2, 2))[mixed] * 5 + 2

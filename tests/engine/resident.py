@@ -102,6 +102,37 @@ def _lstm_curve(examples: int) -> Callable[[], Any]:
     return lambda: sd.cumulative_ablation(model, ["lstm", "act"], data, orders=1, points=5, select={"lstm": 0})
 
 
+def _noisy_mlp(examples: int) -> Callable[[], Any]:
+    """Draws that scales share are kept for all of them."""
+    model, data = mlp(256, (512, 512), 10, seed=0).eval(), _vectors(examples)
+    options = {"sd": {layer: torch.ones(512) for layer in ("relu1", "relu2")}, "common_random_numbers": True}
+    return lambda: sd.noise_robustness(model, ["relu1", "relu2"], data, scales=9, repeats=2, **options)
+
+
+def _noisy_convnet(examples: int) -> Callable[[], Any]:
+    model, data = convnet(width=0.25, seed=0).eval(), _images(examples)
+    widths = {f"relu{i}": model.get_submodule(f"conv{i}").out_channels for i in range(1, 12)}
+    deviations = {layer: torch.ones(width) for layer, width in widths.items()}
+    return lambda: sd.noise_robustness(model, list(widths), data, scales=3, repeats=1, sd=deviations)
+
+
+def _resampled_convnet(examples: int) -> Callable[[], Any]:
+    """Another example's activations, at every layer, beside one's own."""
+    model, data = convnet(width=0.5, seed=0).eval(), _images(examples)
+    options = {"orders": 1, "points": 5, "value": "resample", "batch_size": 32}
+    return lambda: sd.cumulative_ablation(model, ["relu9", "relu10", "relu11"], data, **options)
+
+
+def _pairs_of_maps(examples: int) -> Callable[[], Any]:
+    model, data = convnet(width=0.5, seed=0).eval(), _images(examples)
+    return lambda: sd.ablate(model, ["relu5", "relu9"], data, units=[[0, 1], [2, 3], [70, 80]])
+
+
+def _directions(examples: int) -> Callable[[], Any]:
+    model, data = convnet(width=0.5, seed=0).eval(), _images(examples)
+    return lambda: sd.ablate_directions(model, "relu9", data, directions="random", orders=1, points=5)
+
+
 CASES: dict[str, tuple[Callable[[int], Callable[[], Any]], int]] = {  # and how many examples: some tiles
     "convnet-curve": (_convnet_curve, 300),
     "float64-curve": (_float64_curve, 150),
@@ -111,6 +142,11 @@ CASES: dict[str, tuple[Callable[[int], Callable[[], Any]], int]] = {  # and how 
     "mlp-singles": (_mlp_singles, 1500),
     "resnet-curve": (_resnet_curve, 1000),
     "lstm-curve": (_lstm_curve, 3000),
+    "noisy-mlp": (_noisy_mlp, 10_000),
+    "noisy-convnet": (_noisy_convnet, 300),
+    "resampled-convnet": (_resampled_convnet, 300),
+    "pairs-of-maps": (_pairs_of_maps, 300),
+    "directions": (_directions, 300),
     "whole-convnet": (lambda examples: _convnet_curve(examples, width=1.0), 10_000),
 }
 WARM_UP = 16  # examples
