@@ -438,3 +438,13 @@ def test_every_option_of_the_function_is_passed_on(monkeypatch, net):
     monkeypatch.setattr(monitor_module, "cumulative_ablation", cumulative_ablation)
     AblationMonitor("relu1", DATA["tensors"](None), tolerance=0.02, seed=5).check(net)
     assert seen == {"tolerance": 0.02, "seed": 5}
+
+
+def test_a_check_may_read_fewer_examples(seeds_torch):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).train()
+    inputs = torch.randn(2000, 4)
+    data = inputs, model(inputs).argmax(1)
+    monitor = sd.AblationMonitor("1", data, orders=2, points=5, tolerance=0.05)
+    assert monitor(model) == pytest.approx(sd.AblationMonitor("1", data, orders=2, points=5)(model), abs=0.05)
+    assert monitor.history[0].curve.used.max() < 2000
+    assert model.training
