@@ -70,6 +70,7 @@ class AblationCurve(Scored):
         for name in self.sums:
             table |= columns(name, self.metric(name))
         table["ambiguous"] = self.ambiguous.flatten().numpy()
+        table |= self._sampled_columns()
         return pandas.DataFrame(table)
 
     def plot(self, ax: Any = None, *, metric: str = "accuracy", label: str | None = None, color: Any = None) -> Any:

@@ -71,6 +71,7 @@ class UnitImportance(Scored):
         for name in self.sums:
             table |= columns(name, self.metric(name))
         table["ambiguous"] = self.ambiguous.numpy()
+        table |= self._sampled_columns()
         for name in self.sums:
             importances = columns(name, self.importance(name))
             table |= {f"importance_{column}": importance for column, importance in importances.items()}

@@ -51,6 +51,7 @@ class NoiseCurve(Scored):
         for name in self.sums:
             table |= columns(name, self.metric(name))
         table["ambiguous"] = self.ambiguous.flatten().numpy()
+        table |= self._sampled_columns()
         return pandas.DataFrame(table)
 
     def plot(self, ax: Any = None, *, metric: str = "accuracy", label: str | None = None) -> Any:

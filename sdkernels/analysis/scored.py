@@ -174,6 +174,14 @@ class Scored:
             baseline_sums={name: arrays[f"baseline_sums/{name}"] for name in header["metrics"]},
         )
 
+    def _sampled_columns(self) -> dict[str, Any]:
+        """A table's columns: examples of each configuration, and accuracies' bounds; none without a tolerance."""
+        found: dict[str, Any] = {} if self.used is None else {"examples": self.used.flatten().numpy()}
+        if self.bounds is not None:
+            low, high = self.bounds.flatten(0, -2).unbind(1)
+            found |= {"accuracy_low": low.numpy(), "accuracy_high": high.numpy()}
+        return found
+
     def _sum(self, name: str) -> Tensor:
         if name not in self.sums:
             measured = ", ".join(self.sums)

@@ -36,6 +36,7 @@ class AblationScores(Scored):
         for name in self.sums:
             table |= columns(name, self.metric(name))
         table["ambiguous"] = self.ambiguous.numpy()
+        table |= self._sampled_columns()
         return pandas.DataFrame(table)
 
     def plot(self, ax: Any = None, *, metric: str = "accuracy") -> Any:

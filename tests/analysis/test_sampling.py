@@ -151,7 +151,10 @@ def test_results_keep_what_was_sampled(network, tmp_path):
     loaded = sd.AblationCurve.load(tmp_path / "curve.npz")
     assert_same(loaded, curve)
     assert loaded.bounds is None
+    assert curve.to_pandas().examples.tolist() == curve.used.flatten().tolist()
     units = sd.unit_importance(model, LAYERS, data, tolerance=0.1)
+    table = units.to_pandas()
+    assert ((table.accuracy_low <= table.accuracy) & (table.accuracy <= table.accuracy_high)).all()
     expected = units.baseline["accuracy"] - units.correct.double() / units.used
     torch.testing.assert_close(units.importance(), expected, rtol=1e-12, atol=1e-12)
     assert units.top(3).tolist() == expected.argsort(descending=True, stable=True)[:3].tolist()

@@ -72,7 +72,7 @@ def test_random_mlps(data):
         auto = sd.cumulative_ablation(
             model, sites, (inputs, labels), batch_size=data.draw(st.integers(1, 50)), **options
         )
-    assert "nested" in auto.plan
+    assert "nested" in auto.plan or options["points"] == [1]  # one set of few units runs whole
     assert_same(auto, sd.cumulative_ablation(model, sites, (inputs, labels), method="loop", **options))
 
 
@@ -88,7 +88,7 @@ def test_orders_pooled_over_layers(seeds_torch, layers):
     data = torch.randn(120, 8).double(), torch.randint(0, 4, (120,))
     options = {"orders": 4, "points": "all", "seed": 3}
     auto = sd.cumulative_ablation(model, layers, data, **options)
-    assert "nested" in auto.plan
+    assert "nested" in auto.plan or options["points"] == [1]  # one set of few units runs whole
     assert "compact" in auto.plan
     assert_same(auto, sd.cumulative_ablation(model, layers, data, method="loop", **options))
     assert auto.unit_counts == tuple({"1": 12, "3": 7, "5": 10}[name] for name in layers)
