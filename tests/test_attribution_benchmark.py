@@ -4,9 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,21 +15,10 @@ from python_bench.contest import LEAST, OURS, DifferentResultsError
 from python_bench.opponents import Setting
 from python_bench.opponents.attributions import ATTRIBUTIONS
 from python_bench.workloads import prepare
+from tests.rounds import Rounds
 
 ROOT = Path(tables.__file__).parents[1]
 EXPECTED = [name for name in ATTRIBUTIONS if name != "captum" or importlib.util.find_spec("captum")]
-
-
-class Rounds:
-    """What the benchmarks use of pytest-benchmark, which need not be installed here."""
-
-    def __init__(self) -> None:
-        self.extra_info: dict[str, Any] = {}
-
-    def pedantic(self, run: Callable[[], Any], setup: Callable[[], None], rounds: int) -> None:
-        for _ in range(rounds):
-            assert setup() is None, "pytest-benchmark would take it for arguments"
-            run()
 
 
 @pytest.mark.parametrize("name", benchmark.WORKLOADS)
@@ -51,8 +38,7 @@ def test_every_workload_is_raced(name, tmp_path):
 @pytest.mark.parametrize("setting", [Setting(10), Setting(10, 3), Setting(10, 3, True)], ids=str)
 @pytest.mark.parametrize("name", benchmark.WORKLOADS)
 def test_opponents_do_any_units(name, setting):
-    if "captum" not in EXPECTED:
-        pytest.skip("needs captum")
+    pytest.importorskip("captum")
     task, _ = prepare(benchmark.tiny(name), torch.device("cpu"))
     task = task.only(torch.arange(1, len(task.ablated), 2))
     whole = task.channels_last() if setting.channels_last and task.inputs.ndim == 4 else task

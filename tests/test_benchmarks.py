@@ -4,10 +4,8 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,22 +17,11 @@ from python_bench.contest import OURS, PLANNED, Contest, DifferentResultsError, 
 from python_bench.opponents import OPPONENTS, Setting, captum_ablation, hook_loop
 from python_bench.race import Growth, Part, Race
 from python_bench.workloads import WORKLOADS, prepare, tiny
+from tests.rounds import Rounds
 
 ROOT = Path(tables.__file__).parents[1]
 CPU = torch.device("cpu")
 HAS_CAPTUM = importlib.util.find_spec("captum") is not None
-
-
-class Rounds:
-    """What the benchmarks use of pytest-benchmark, which need not be installed here."""
-
-    def __init__(self) -> None:
-        self.extra_info: dict[str, Any] = {}
-
-    def pedantic(self, run: Callable[[], Any], setup: Callable[[], None], rounds: int) -> None:
-        for _ in range(rounds):
-            assert setup() is None, "pytest-benchmark would take it for arguments"
-            run()
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -4,10 +4,8 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,20 +18,9 @@ from python_bench.noise_contest import DEVIATIONS, NoiseContest, accuracy_disagr
 from python_bench.noise_workloads import NOISE_WORKLOADS, prepare_noise, tiny_noise
 from python_bench.opponents import Scores, Setting
 from python_bench.opponents.noise import NOISE_OPPONENTS, normals_like
+from tests.rounds import Rounds
 
 ROOT = Path(tables.__file__).parents[1]
-
-
-class Rounds:
-    """What the benchmarks use of pytest-benchmark, which need not be installed here."""
-
-    def __init__(self) -> None:
-        self.extra_info: dict[str, Any] = {}
-
-    def pedantic(self, run: Callable[[], Any], setup: Callable[[], None], rounds: int) -> None:
-        for _ in range(rounds):
-            assert setup() is None, "pytest-benchmark would take it for arguments"
-            run()
 
 
 @pytest.mark.parametrize("name", NOISE_WORKLOADS)

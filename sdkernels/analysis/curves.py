@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
-from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns
+from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, draw_band
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,11 +79,7 @@ class AblationCurve(Scored):
             ax = require("matplotlib.pyplot", "AblationCurve.plot()").subplots()[1]
         curves = self.metric(metric)
         check_plottable(metric, curves.shape)
-        mean, fraction = curves.mean(0).numpy(), self.fraction.numpy()
-        (line,) = ax.plot(fraction, mean, label=label, color=color)
-        if len(curves) > 1:
-            spread = curves.std(0).numpy()
-            ax.fill_between(fraction, mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0)
+        draw_band(ax, self.fraction, curves, label=label, color=color)
         ax.set_xlabel("fraction of units ablated")
         ax.set_ylabel(axis_label(metric))
         ax.set_xlim(0, 1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.measure import Options, measure
-from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns
+from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, draw_band
 from sdkernels.engine.averages import Spread, average
 from sdkernels.engine.batches import Batches
 from sdkernels.engine.families import Noise
@@ -63,11 +63,7 @@ class NoiseCurve(Scored):
         check_plottable(metric, scores.shape)
         if ax is None:
             ax = require("matplotlib.pyplot", "NoiseCurve.plot()").subplots()[1]
-        mean, spread = scores.mean(0), scores.std(0, correction=0)
-        (line,) = ax.plot(self.scales.numpy(), mean.numpy(), label=label)
-        ax.fill_between(
-            self.scales.numpy(), (mean - spread).numpy(), (mean + spread).numpy(), color=line.get_color(), alpha=0.2
-        )
+        line = draw_band(ax, self.scales, scores, label=label)
         ax.axhline(float(self.baseline[metric]), color=line.get_color(), linestyle="--", linewidth=0.8)
         if (self.scales > 0).all():
             ax.set_xscale("log")

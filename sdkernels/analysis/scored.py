@@ -213,3 +213,13 @@ def check_plottable(metric: str, shape: tuple[int, ...]) -> None:
 def axis_label(metric: str) -> str:
     """A metric as a plot's axis names it."""
     return "cross-entropy (nats)" if metric == "loss" else metric.replace("_", " ")
+
+
+def draw_band(ax: Any, x: Tensor, scores: Tensor, *, label: str | None = None, color: Any = None) -> Any:
+    """Draw the mean of scores [R, T] over R against x [T], with a band of one standard deviation; gives the line."""
+    mean = scores.mean(0).numpy()
+    (line,) = ax.plot(x.numpy(), mean, label=label, color=color)
+    if len(scores) > 1:
+        spread = scores.std(0).numpy()
+        ax.fill_between(x.numpy(), mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0)
+    return line

@@ -182,6 +182,21 @@ def test_a_curve_still_costs_few_products(kind):
     assert plan.modes["fc2"] == "rank-one"
 
 
+@pytest.mark.parametrize("own", ["class_mean", "class_element_mean", "resample"])
+@pytest.mark.parametrize("layers", [["relu1"], ["relu1", "relu2"]], ids=str)
+@pytest.mark.parametrize("within", [None, 0.8])
+def test_one_kernel_takes_values_by_example(layers, own, within):
+    """Where the units of the layer behind have one value for all: as many inputs again, which never die."""
+    if within is not None:
+        layers = layers[:1]
+    model, data = build(ZOO["mlp"])
+    options = {"value": {"relu1": own, "relu2": 0.3}, "within": within, "orders": 3, "points": "all", "batch_size": 5}
+    options["value"] = {layer: options["value"][layer] for layer in layers}
+    auto, loop = (sd.cumulative_ablation(model, layers, data, method=m, **options) for m in ("auto", "loop"))
+    assert any("one kernel" in note for note in read_plan(auto.plan).notes)
+    assert_same(auto, loop)
+
+
 def test_a_range_below_float64_needs_no_loop(seeds_torch):
     """Rounding puts an activation on the other side of a range's edge, now and then; a warning is an error here."""
     model = convnet(classes=10, width=1 / 4, seed=0).eval()
