@@ -13,6 +13,7 @@ from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.monitor import AblationMonitor
 from sdkernels.analysis.noise import NoiseCurve, noise_robustness
 from sdkernels.analysis.sets import AblationScores
+from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.engine.execute import SdkernelsWarning
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "PrincipalDirections",
     "SdkernelsWarning",
     "UnitImportance",
+    "UnitScore",
     "ablate",
     "ablate_directions",
     "cumulative_ablation",

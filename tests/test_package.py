@@ -17,7 +17,7 @@ LAYERS = ["ops", "engine", "analysis", "lab", "paper"]  # each imports only from
 
 
 def test_public_names():
-    results = ["AblationCurve", "AblationScores", "NoiseCurve", "PrincipalDirections", "UnitImportance"]
+    results = ["AblationCurve", "AblationScores", "NoiseCurve", "PrincipalDirections", "UnitImportance", "UnitScore"]
     tools = ["AblationMonitor", "LayerUnitAblation"]
     functions = ["ablate", "ablate_directions", "cumulative_ablation", "noise_robustness"]
     functions += ["principal_directions", "random_directions", "unit_importance"]

@@ -1,0 +1,114 @@
+"""One number a unit: the form in which selectivity, importance, weight norms and the like are compared and sorted by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdkernels.analysis.extras import require
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class UnitScore:
+    """A number for each of U pooled units, which are numbered layer after layer.
+
+    :func:`sdkernels.rank_correlation` compares two of them, and ``orders=(score, "descending")`` of
+    :func:`sdkernels.cumulative_ablation` sorts by one.
+
+    Attributes:
+        name: what it is, as a plot's axis names it, with its measure: ``"mutual information (bits)"``.
+        values: float64 ``[U]``; nan where it is not defined.
+        layers: the sites' names; ``unit_counts`` their numbers of units.
+        dead: bool ``[U]``, units that are zero at every position of every example; None where nobody looked.
+
+    Example:
+        >>> import torch, sdkernels as sd
+        >>> values = torch.tensor([0.5, 0.1, 0.9])
+        >>> score = sd.UnitScore(name="selectivity", values=values, layers=("fc1", "fc2"), unit_counts=(2, 1))
+        >>> score.split()
+        {'fc1': tensor([0.5000, 0.1000], dtype=torch.float64), 'fc2': tensor([0.9000], dtype=torch.float64)}
+    """
+
+    name: str
+    values: Tensor
+    layers: tuple[str, ...]
+    unit_counts: tuple[int, ...]
+    dead: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        units = sum(self.unit_counts)
+        if len(self.layers) != len(self.unit_counts):
+            raise ValueError(f"a score of {len(self.layers)} layers {list(self.layers)} with {self.unit_counts} units")
+        for name in ("values", "dead"):
+            given = getattr(self, name)
+            if given is not None and given.shape != (units,):
+                raise ValueError(f"{name} {list(given.shape)} must be [{units}], one a unit of {list(self.layers)}")
+        object.__setattr__(self, "values", self.values.detach().double().cpu())
+        if self.dead is not None:
+            object.__setattr__(self, "dead", self.dead.bool().cpu())
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def unit_layer(self) -> Tensor:
+        """int64 [U]: which of ``layers`` each pooled unit stands in."""
+        return torch.arange(len(self.unit_counts)).repeat_interleave(torch.tensor(self.unit_counts))
+
+    @property
+    def unit_index(self) -> Tensor:
+        """int64 [U]: each pooled unit's index within its layer."""
+        return torch.cat([torch.arange(count) for count in self.unit_counts])
+
+    def split(self) -> dict[str, Tensor]:
+        """By layer, float64 [C]."""
+        return dict(zip(self.layers, self.values.split(self.unit_counts), strict=True))
+
+    def of(self, layers: str | Sequence[str]) -> "UnitScore":
+        """The same of some layers, in their order.
+
+        Raises:
+            ValueError: a layer that is not among its own; lists those.
+        """
+        chosen = (layers,) if isinstance(layers, str) else tuple(layers)
+        if unknown := [layer for layer in chosen if layer not in self.layers]:
+            raise ValueError(f"the {self.name} is of layers {list(self.layers)}, not of {unknown}")
+        places = [self.layers.index(layer) for layer in chosen]
+        units = torch.cat([(self.unit_layer == place).nonzero().squeeze(1) for place in places])
+        return replace(
+            self,
+            values=self.values[units],
+            layers=chosen,
+            unit_counts=tuple(self.unit_counts[place] for place in places),
+            dead=None if self.dead is None else self.dead[units],
+        )
+
+    def to_pandas(self) -> Any:
+        """A long table, one row a unit: its layer, its index there, the number, and whether it is dead."""
+        pandas = require("pandas", "UnitScore.to_pandas()")
+        table: dict[str, Any] = {
+            "layer": [self.layers[layer] for layer in self.unit_layer.tolist()],
+            "unit": self.unit_index.numpy(),
+            self.name: self.values.numpy(),
+        }
+        if self.dead is not None:
+            table["dead"] = self.dead.numpy()
+        return pandas.DataFrame(table)
+
+    def plot(self, ax: Any = None, *, bins: int = 30) -> Any:
+        """Draw the distribution over each layer's units, as outlines of one common set of bins; returns the axes."""
+        if ax is None:
+            ax = require("matplotlib.pyplot", "UnitScore.plot()").subplots()[1]
+        finite = self.values[self.values.isfinite()].numpy()
+        edges = np.histogram_bin_edges(finite, bins=bins)
+        for layer, of_layer in self.split().items():
+            own = of_layer[of_layer.isfinite()].numpy()
+            share = np.histogram(own, bins=edges)[0] / max(len(own), 1)
+            ax.stairs(share, edges, label=layer, linewidth=1.5)
+        ax.set_xlabel(self.name)
+        ax.set_ylabel("fraction of a layer's units")
+        ax.legend()
+        return ax
