@@ -8,12 +8,14 @@ from torch import nn
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.measure import Options, measure
+from sdkernels.analysis.orders import Orders, for_sites
 from sdkernels.analysis.sampling import Series, area_under, each_alone
 from sdkernels.analysis.sets import AblationScores
-from sdkernels.engine.choices import Orders, Points, Units, make_orders, make_points, make_sets
+from sdkernels.engine import choices
+from sdkernels.engine.choices import Points, Units, make_orders, make_points, make_sets
 from sdkernels.engine.families import Cumulative, Sets, Singles
 from sdkernels.engine.scores import Metric, Metrics
-from sdkernels.engine.sites import Layers
+from sdkernels.engine.sites import Layers, Site
 from sdkernels.engine.values import Value, Within
 
 
@@ -59,7 +61,10 @@ def cumulative_ablation(
             convolutions, else the last; ``unit_dim`` says otherwise.
         data: a ``DataLoader``, a ``Dataset``, or a pair of tensors: inputs and integer labels ``[N]``.
         orders: a number of random orders, an int64 tensor ``[R, U]`` of permutations of the pooled units (numbered
-            layer after layer), or ``(score, "ascending")`` or ``(score, "descending")`` with a score ``[U]``.
+            layer after layer), or ``(score, "ascending")`` or ``(score, "descending")`` with a score ``[U]`` or a
+            :class:`UnitScore`, whose dead units come last if they have none. The units of all layers are sorted
+            together; ``(score, "descending", "within")`` sorts each layer's own, and takes an equal part of every layer
+            at each point. A list of such tuples is an order each.
         points: a number of evenly spaced counts of clamped units including 0 and U, increasing counts, or ``"all"``.
         value: what a clamped unit becomes: a number; a tensor (``[C]``, or like one example of the layer's output); a
             mean over ``value_data``: ``"mean"`` (per unit), ``"element_mean"`` (per element of its map),
@@ -121,9 +126,15 @@ def cumulative_ablation(
         ([0, 2, 4, 6, 8], [50, 50])
     """
 
+    plain: list[choices.Orders] = []
+
+    def read_orders(sites: list[Site], *_: Any) -> list[Site]:
+        plain.append(for_sites(orders, sites))
+        return sites
+
     def make_family(unit_counts: tuple[int, ...]) -> Cumulative:
-        units = sum(unit_counts)
-        return Cumulative(make_orders(orders, units, seed), make_points(points, units), unit_counts)
+        chosen = make_orders(plain[0], unit_counts, seed)
+        return Cumulative(chosen, make_points(points, sum(unit_counts)), unit_counts)
 
     options = Options.of(locals())
     if tolerance_of not in ("auc", "accuracy"):
@@ -134,7 +145,7 @@ def cumulative_ablation(
             return each_alone(family.configurations)
         return area_under(family.points / family.orders.shape[1], len(family.orders))
 
-    measured = measure(model, layers, data, make_family, options, series_of=series_of)
+    measured = measure(model, layers, data, make_family, options, read_orders, series_of)
     family, bounds = measured.family, measured.bounds
     fields = measured.fields(len(family.orders), len(family.points), seed=seed)
     if bounds is not None and tolerance_of == "auc":

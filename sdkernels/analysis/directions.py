@@ -9,10 +9,12 @@ from sdkernels.analysis.bases import Directions, resolve_directions
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.measure import Options, measure
+from sdkernels.analysis.orders import Orders, for_sites
 from sdkernels.analysis.sampling import Series, area_under, each_alone
 from sdkernels.analysis.sets import AblationScores
+from sdkernels.engine import choices
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.choices import Orders, Points, Units, make_orders, make_points, make_sets
+from sdkernels.engine.choices import Points, Units, make_orders, make_points, make_sets
 from sdkernels.engine.families import Cumulative, Sets, Singles
 from sdkernels.engine.scores import Metric, Metrics
 from sdkernels.engine.sites import Layers, Site
@@ -146,16 +148,23 @@ def _along_orders(
     points: Points,
     tolerance_of: str,
 ) -> AblationCurve:
+    plain: list[choices.Orders] = []
+
+    def turn_and_read_orders(sites: list[Site], own_model: nn.Module, batches: Batches) -> list[Site]:
+        turned = turn(sites, own_model, batches)
+        plain.append(for_sites(orders, turned))
+        return turned
+
     def make_family(counts: tuple[int, ...]) -> Cumulative:
-        units = sum(counts)
-        return Cumulative(make_orders(orders, units, options.seed), make_points(points, units), counts)
+        chosen = make_orders(plain[0], counts, options.seed)
+        return Cumulative(chosen, make_points(points, sum(counts)), counts)
 
     def series_of(family: Cumulative) -> list[Series]:
         if tolerance_of == "accuracy":
             return each_alone(family.configurations)
         return area_under(family.points / family.orders.shape[1], len(family.orders))
 
-    measured = measure(model, layers, data, make_family, options, turn, series_of=series_of)
+    measured = measure(model, layers, data, make_family, options, turn_and_read_orders, series_of)
     family, bounds = measured.family, measured.bounds
     shape = len(family.orders), len(family.points)
     fields = measured.fields(*shape, seed=options.seed)

@@ -14,9 +14,10 @@ from sdkernels.analysis.ablation import cumulative_ablation
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.lightning_callback import make_callback
+from sdkernels.analysis.orders import Orders
 from sdkernels.analysis.preserve import preserved
 from sdkernels.analysis.scored import PER_CLASS, axis_label
-from sdkernels.engine.choices import Orders, Points
+from sdkernels.engine.choices import Points
 from sdkernels.engine.scores import METRICS, metric_name
 from sdkernels.engine.sites import Layers, unwrap
 

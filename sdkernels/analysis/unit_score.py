@@ -1,4 +1,4 @@
-"""One number a unit: the form in which selectivity, importance, weight norms and the like are compared and sorted by."""
+"""One number a unit: the form in which selectivity, importance, weight norms and the like are compared and sorted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -9,29 +9,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Direction = Literal["ascending", "descending"]
-Orders = int | Tensor | tuple[Tensor, Direction]
+Spread = Literal["across", "within"]  # how the units of several layers stand in an order by a score
+ByScore = tuple[Tensor, Direction] | tuple[Tensor, Direction, Spread]
+Orders = int | Tensor | ByScore | Sequence[ByScore]
 Points = int | str | Tensor | Sequence[int]
 Units = Tensor | NDArray[Any] | Sequence[Sequence[int] | Tensor | NDArray[Any]]
 
+_BY_SCORE = "(score per unit, 'ascending' or 'descending')"
 _FLAT = "each set is a list of its own, so write [[0, 3]] for one set of two units, or [[0], [3]] for two sets of one"
 
 
-def make_orders(orders: Orders, units: int, seed: int) -> Tensor:
-    """int64 [R, U] permutations: random ones by number, given ones checked, or the order of a score.
+def make_orders(orders: Orders, unit_counts: tuple[int, ...], seed: int) -> Tensor:
+    """int64 [R, U] permutations: random ones by number, given ones checked, or the order of a score, or of several.
 
     Raises:
         ValueError: not permutations of 0..U-1, or a score of the wrong length; says which row.
     """
+    units = sum(unit_counts)
     if isinstance(orders, tuple):
-        if len(orders) != 2:
-            raise ValueError(f"orders is a tuple of {len(orders)}; give (score per unit, 'ascending' or 'descending')")
-        return _order_by_score(*orders, units=units)
+        return _order_by_score(orders, unit_counts)[None]
+    if isinstance(orders, list) and orders and all(isinstance(one, tuple) for one in orders):
+        return torch.stack([_order_by_score(one, unit_counts) for one in orders])
     if isinstance(orders, Tensor):
         return _check_orders(orders, units)
     if isinstance(orders, bool) or not isinstance(orders, (int, np.integer)):
         raise TypeError(
             f"orders is a {type(orders).__name__}; give a number of random orders, a LongTensor [R, U], or "
-            "(score per unit, 'ascending' or 'descending')"
+            f"{_BY_SCORE}, or a list of such tuples"
         )
     if orders < 1:
         raise ValueError(f"orders={orders} must be at least 1")
@@ -173,16 +177,32 @@ def _check_orders(orders: Tensor, units: int) -> Tensor:
     return orders
 
 
-def _order_by_score(score: Tensor, direction: Direction, *, units: int) -> Tensor:
+def _order_by_score(given: ByScore, unit_counts: tuple[int, ...]) -> Tensor:
+    """int64 [U]; equals stand in the order of their numbers."""
+    if len(given) not in (2, 3):
+        raise ValueError(f"orders has a tuple of {len(given)}; give {_BY_SCORE}, and 'within' to treat layers alike")
+    units = sum(unit_counts)
+    score, direction, spread = given if len(given) == 3 else (*given, "across")
     if not isinstance(score, (Tensor, np.ndarray, list)):
         raise TypeError(f"orders=(score, direction): the score is a {type(score).__name__}; give a tensor [{units}]")
     score = torch.as_tensor(score).cpu()
     if direction not in ("ascending", "descending"):
         raise ValueError(f"orders=(score, {direction!r}): the direction is 'ascending' or 'descending'")
+    if spread not in ("across", "within"):
+        raise ValueError(
+            f"orders=(score, {direction!r}, {spread!r}): 'across' sorts the units of all layers together, 'within' "
+            "each layer's own, and takes an equal part of every layer"
+        )
     if score.shape != (units,):
         raise ValueError(f"orders=(score, ...): score {list(score.shape)} must be [{units}], one number a unit")
     if score.isnan().any():
         raise ValueError(
             f"orders=(score, ...): {int(score.isnan().sum())} of {units} scores are nan, which has no order"
         )
-    return score.argsort(descending=direction == "descending", stable=True)[None]
+    if spread == "across":
+        return score.argsort(descending=direction == "descending", stable=True)
+    places = [part.argsort(descending=direction == "descending", stable=True) for part in score.split(unit_counts)]
+    parts = [
+        (place.argsort().double() + 0.5) / len(place) for place in places
+    ]  # of its layer, when a unit's turn comes
+    return torch.cat(parts).argsort(stable=True)
