@@ -45,10 +45,9 @@ def _with_values(given: Any, sites: Sequence[Site]) -> Any:
     values, dead = score.values, score.dead
     undefined = values.isnan() if dead is None else values.isnan() & ~dead
     if undefined.any():
-        unit = int(undefined.nonzero()[0])
         raise ValueError(
             f"orders=({score.name}, ...): it is nan for {int(undefined.sum())} of {len(values)} units, the first being "
-            f"unit {int(score.unit_index[unit])} of layer {names[int(score.unit_layer[unit])]!r}; nan has no order: "
+            f"{score.named(int(undefined.nonzero()[0]))}; nan has no order: "
             "give values for them: (score.values.nan_to_num(0), ...)"
         )
     last = torch.inf if "ascending" in rest else -torch.inf

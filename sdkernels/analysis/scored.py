@@ -1,16 +1,14 @@
 """What all results of ablation functions share: sums over examples, their means, the units, the file."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from sdkernels.analysis.saved import by_prefix, read, with_prefix, write
+from sdkernels.analysis.units import PooledUnits
 from sdkernels.engine.outcomes import unpack
 
 PER_CLASS = ("class_accuracy",)
@@ -21,7 +19,7 @@ ScoredT = TypeVar("ScoredT", bound="Scored")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Scored:
+class Scored(PooledUnits):
     """Scores of configurations of ablated units, laid out ``[...]`` as the subclass says; U pooled units, L classes.
 
     Attributes:
@@ -89,16 +87,6 @@ class Scored:
         """By metric, the intact model's mean per example, float64 [] (``"class_accuracy"``: [L])."""
         return {name: self._mean(name, total) for name, total in self.baseline_sums.items()}
 
-    @property
-    def unit_layer(self) -> Tensor:
-        """int64 [U]: which of ``layers`` each pooled unit stands in."""
-        return torch.arange(len(self.unit_counts)).repeat_interleave(torch.tensor(self.unit_counts))
-
-    @property
-    def unit_index(self) -> Tensor:
-        """int64 [U]: each pooled unit's index within its layer."""
-        return torch.cat([torch.arange(count) for count in self.unit_counts])
-
     def metric(self, name: str) -> Tensor:
         """float64 [...] ([..., L] for ``"class_accuracy"``): a metric's mean per example.
 
@@ -123,26 +111,18 @@ class Scored:
         tensors = {
             **{name: getattr(self, name) for name in self._TENSOR_FIELDS},
             **{name: held for name in self._OPTIONAL_FIELDS if (held := getattr(self, name)) is not None},
-            **{f"sums/{name}": total for name, total in self.sums.items()},
             **{
-                f"{field}/{layer}": tensor
-                for field in self._TENSORS_BY_LAYER
-                for layer, tensor in (getattr(self, field) or {}).items()
+                name: tensor
+                for field in ("sums", "baseline_sums", *self._TENSORS_BY_LAYER)
+                for name, tensor in with_prefix(field, getattr(self, field)).items()
             },
-            **{f"baseline_sums/{name}": total for name, total in self.baseline_sums.items()},
         }
         header = {
-            "format": self._FORMAT,
             "metrics": list(self.sums),
             **{name: getattr(self, name) for name in _HEADER_FIELDS},
             "versions": dict(self.versions),
         }
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
-        partial.replace(target)
+        write(path, self._FORMAT, header, tensors)
 
     @classmethod
     def load(cls: type[ScoredT], path: str | os.PathLike[str]) -> ScoredT:
@@ -151,28 +131,15 @@ class Scored:
         Raises:
             ValueError: the file is no such saved result; names it.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                header = json.loads(str(file["header"]))
-                arrays = {name: torch.from_numpy(file[name].copy()) for name in file.files if name != "header"}
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # numpy and json raise several kinds for a file that is something else
-            raise ValueError(f"{path}: not a saved {cls.__name__} ({error})") from error
-        if header.get("format") != cls._FORMAT:
-            raise ValueError(f"{path}: its format is {header.get('format')!r}; this version reads {cls._FORMAT!r}")
+        header, tensors = read(path, cls._FORMAT)
         fields: dict[str, Any] = {name: header[name] for name in (*_HEADER_FIELDS, "versions")}
         fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
-        fields |= {name: arrays[name] for name in cls._TENSOR_FIELDS}
-        fields |= {name: arrays.get(name) for name in cls._OPTIONAL_FIELDS}
-        for field in cls._TENSORS_BY_LAYER:
-            by_layer = {name[len(field) + 1 :]: t for name, t in arrays.items() if name.startswith(f"{field}/")}
-            fields[field] = by_layer or None
-        return cls(
-            **fields,
-            sums={name: arrays[f"sums/{name}"] for name in header["metrics"]},
-            baseline_sums={name: arrays[f"baseline_sums/{name}"] for name in header["metrics"]},
-        )
+        fields |= {name: tensors[name] for name in cls._TENSOR_FIELDS}
+        fields |= {name: tensors.get(name) for name in cls._OPTIONAL_FIELDS}
+        fields |= {field: by_prefix(tensors, field) or None for field in cls._TENSORS_BY_LAYER}
+        for field in ("sums", "baseline_sums"):  # by the order in which metrics were asked for
+            fields[field] = {name: tensors[f"{field}/{name}"] for name in header["metrics"]}
+        return cls(**fields)
 
     def _sampled_columns(self) -> dict[str, Any]:
         """A table's columns: examples of each configuration, and accuracies' bounds; none without a tolerance."""

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.units import PooledUnits
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class UnitScore:
+class UnitScore(PooledUnits):
     """A number for each of U pooled units, which are numbered layer after layer.
 
     :func:`sdkernels.rank_correlation` compares two of them, and ``orders=(score, "descending")`` of
@@ -53,16 +54,6 @@ class UnitScore:
     def __len__(self) -> int:
         return len(self.values)
 
-    @property
-    def unit_layer(self) -> Tensor:
-        """int64 [U]: which of ``layers`` each pooled unit stands in."""
-        return torch.arange(len(self.unit_counts)).repeat_interleave(torch.tensor(self.unit_counts))
-
-    @property
-    def unit_index(self) -> Tensor:
-        """int64 [U]: each pooled unit's index within its layer."""
-        return torch.cat([torch.arange(count) for count in self.unit_counts])
-
     def split(self) -> dict[str, Tensor]:
         """By layer, float64 [C]."""
         return dict(zip(self.layers, self.values.split(self.unit_counts), strict=True))
@@ -90,7 +81,7 @@ class UnitScore:
         """A long table, one row a unit: its layer, its index there, the number, and whether it is dead."""
         pandas = require("pandas", "UnitScore.to_pandas()")
         table: dict[str, Any] = {
-            "layer": [self.layers[layer] for layer in self.unit_layer.tolist()],
+            "layer": self.unit_layers(),
             "unit": self.unit_index.numpy(),
             self.name: self.values.numpy(),
         }

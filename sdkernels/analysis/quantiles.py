@@ -1,0 +1,172 @@
+r"""Quantiles of many units at once, in one pass and in bounded memory.
+
+All values are held while they fit. After that, two blocks of sorted values are merged into one of half as many, each of
+which stands for twice as many: every second one is kept, the first of each pair and the second in turn. Whoever asks how
+many values lie below a threshold is told too few, or too many, by at most the weight of one value for each such merge. So
+the error of any rank is bounded by the larger of two sums that are known exactly (Manku, Rajagopalan, Lindsay 1998,
+"Approximate medians and other quantiles in one pass and with limited memory").
+
+Blocks are cut by the number of examples, so nothing depends on how the data came in batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+UNITS_AT_ONCE = 256  # when all values of a unit are sorted: bounds the copies
+
+
+@dataclass(eq=False)
+class _Block:
+    rows: Tensor  # [block, C], float64; sorted by unit where the level is above 0
+    level: int  # each row stands for 2 ** level values
+
+
+class QuantileSketch:
+    """The distributions of C units.
+
+    Args:
+        units: C.
+        blocks: how many blocks may be held, at least 2; beyond, they are merged. Where N examples need more than that
+            many distinct weights, there are up to log2(N / block) + 2.
+        block: examples a block.
+        device: where the values are.
+
+    Example:
+        >>> sketch = QuantileSketch(units=1, blocks=8)
+        >>> sketch.add(torch.arange(100.0, dtype=torch.float64)[:, None])
+        >>> sketch.edges(4), sketch.rank_error
+        (tensor([[24.5000, 49.5000, 74.5000]], dtype=torch.float64), 0.0)
+    """
+
+    def __init__(
+        self, units: int, *, blocks: int, block: int = 1024, device: torch.device | str | None = None
+    ) -> None:
+        if blocks < 2 or block < 2 or block % 2:
+            raise ValueError(f"blocks={blocks} and block={block} must be at least 2, and block even")
+        self.units, self.block, self.device = units, block, device
+        self.count = 0
+        self._limit = blocks
+        self._blocks: list[_Block] = []
+        self._open = self._new_block()
+        self._filled = 0
+        self._too_few = self._too_many = 0  # by which a rank may be off, in values
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every value is still there."""
+        return self._too_few == self._too_many == 0
+
+    @property
+    def rank_error(self) -> float:
+        """By how much of all values the rank of an edge may be off, 0 to 1."""
+        return max(self._too_few, self._too_many) / max(self.count, 1)
+
+    def add(self, values: Tensor) -> None:
+        """See values [N, C], float64."""
+        self.count += len(values)
+        while len(values):
+            taken = min(self.block - self._filled, len(values))
+            self._open[self._filled : self._filled + taken] = values[:taken]
+            self._filled += taken
+            values = values[taken:]
+            if self._filled == self.block:
+                self._blocks.append(_Block(self._open, 0))
+                self._open, self._filled = self._new_block(), 0
+                self._shrink()
+
+    def merge(self, other: "QuantileSketch") -> None:
+        """See all that another of the same block size has seen."""
+        if (other.units, other.block) != (self.units, self.block):
+            raise ValueError(
+                f"a sketch of {other.units} units in blocks of {other.block} does not go into one of {self.units} units "
+                f"in blocks of {self.block}"
+            )
+        self.add(other._open[: other._filled])
+        self.count += other.count - other._filled
+        self._too_few += other._too_few
+        self._too_many += other._too_many
+        self._blocks += [_Block(held.rows.clone(), held.level) for held in other._blocks]
+        self._shrink()
+
+    def held(self) -> Iterator[Tensor]:
+        """The values that are held, [n, C] at a time, in the order in which they came as long as all are."""
+        yield from (held.rows for held in self._blocks)
+        if self._filled:
+            yield self._open[: self._filled]
+
+    def edges(self, cells: int) -> Tensor:
+        """Edges that cut the non-zero values of each unit into cells of equal mass, float64 [C, cells - 1].
+
+        An edge lies half-way between two values that were seen, so that none is on it unless values repeat, and as
+        many values as :math:`n j / cells`, rounded, lie below edge j, but for :attr:`rank_error` of all values. A unit
+        that was never other than zero has edges of 0.
+        """
+        weights = torch.cat(
+            [
+                torch.full((len(rows),), 2.0**level, dtype=torch.float64, device=self.device)
+                for rows, level in self._levels()
+            ]
+        )
+        found: list[Tensor] = []
+        for first in range(0, self.units, UNITS_AT_ONCE):
+            values = torch.cat([rows[:, first : first + UNITS_AT_ONCE] for rows, _ in self._levels()]).t()
+            found.append(_edges(values, weights, cells, self.is_exact))
+        return torch.cat(found)
+
+    def _levels(self) -> Iterator[tuple[Tensor, int]]:
+        yield from ((held.rows, held.level) for held in self._blocks)
+        yield self._open[: self._filled], 0
+
+    def _new_block(self) -> Tensor:
+        return torch.empty(self.block, self.units, dtype=torch.float64, device=self.device)
+
+    def _shrink(self) -> None:
+        """Merge blocks of the least weight that two have, until no more than may be are held, or no two have one."""
+        while len(self._blocks) > self._limit:
+            levels = [held.level for held in self._blocks]
+            twice = [level for level in levels if levels.count(level) > 1]
+            if not twice:
+                return
+            level = min(twice)
+            first, second = [held for held in self._blocks if held.level == level][:2]
+            values = _sorted(torch.cat([first.rows, second.rows]).t()).t()
+            keeps_second = self._too_few <= self._too_many
+            if keeps_second:
+                self._too_few += 2**level
+            else:
+                self._too_many += 2**level
+            place = self._blocks.index(first)
+            self._blocks = [held for held in self._blocks if held is not first and held is not second]
+            self._blocks.insert(place, _Block(values[int(keeps_second) :: 2].contiguous(), level + 1))
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Rows in ascending order; nan comes last."""
+    if values.device.type != "cpu":
+        return values.sort(1).values
+    return torch.from_numpy(np.sort(values.numpy(), axis=1))  # several times faster than torch's, which sorts places too
+
+
+def _edges(values: Tensor, weights: Tensor, cells: int, is_exact: bool) -> Tensor:
+    """Of some units' values [C, n] with weights [n]."""
+    values = torch.where(values == 0, torch.nan, values).contiguous()  # zeros are sorted behind all others
+    if is_exact:
+        ordered = _sorted(values)
+        count = (~ordered.isnan()).sum(1).double()  # [C]
+    else:
+        ordered, places = values.sort(1)
+        mass = torch.where(ordered.isnan(), 0, weights[places]).cumsum(1)  # [C, n]
+        count = mass[:, -1].clone()
+    targets = torch.arange(1, cells, dtype=torch.float64, device=values.device) / cells
+    below = (count[:, None] * targets + 0.5).floor()  # values below each edge, [C, cells - 1]
+    if not is_exact:
+        below = torch.searchsorted(mass, below, right=True).double()
+    last = ((~ordered.isnan()).sum(1, keepdim=True) - 1).clamp(min=0)
+    above = below.long().minimum(last)
+    low, high = ordered.gather(1, (above - 1).clamp(min=0)), ordered.gather(1, above)
+    middle = low + (high - low) / 2
+    return torch.where(middle > low, middle, high).nan_to_num(0.0)
