@@ -20,7 +20,7 @@ from torch import Tensor
 Correction = Literal["none", "miller-madow"]
 
 
-def mutual_information(counts: Tensor, correction: Correction = "none") -> Tensor:
+def bits_about_class(counts: Tensor, correction: Correction = "none") -> Tensor:
     """Bits about the class, float64 [U], of counts [L, U, B].
 
     Raises:

@@ -40,7 +40,7 @@ def _with_values(given: Any, sites: Sequence[Site]) -> Any:
     if score.layers != names or score.unit_counts != counts:
         raise ValueError(
             f"orders=({score.name}, ...): it is of layers {list(score.layers)} with {list(score.unit_counts)} units, "
-            f"and the call of {list(names)} with {list(counts)}; score.of([...]) gives it of some layers, in their order"
+            f"and the call of {list(names)} with {list(counts)}; score.of([...]) picks layers, in their order"
         )
     values, dead = score.values, score.dead
     undefined = values.isnan() if dead is None else values.isnan() & ~dead

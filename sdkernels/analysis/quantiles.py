@@ -1,10 +1,10 @@
 r"""Quantiles of many units at once, in one pass and in bounded memory.
 
-All values are held while they fit. After that, two blocks of sorted values are merged into one of half as many, each of
-which stands for twice as many: every second one is kept, the first of each pair and the second in turn. Whoever asks how
-many values lie below a threshold is told too few, or too many, by at most the weight of one value for each such merge. So
-the error of any rank is bounded by the larger of two sums that are known exactly (Manku, Rajagopalan, Lindsay 1998,
-"Approximate medians and other quantiles in one pass and with limited memory").
+All values are held while they fit. After that, two blocks of sorted values are merged into one of half as many, each
+of which stands for twice as many: every second one is kept, the first of each pair and the second in turn. Whoever asks
+how many values lie below a threshold is told too few, or too many, by at most the weight of one value for each such
+merge. So the error of any rank is bounded by the larger of two sums that are known exactly (Manku, Rajagopalan, Lindsay
+1998, "Approximate medians and other quantiles in one pass and with limited memory").
 
 Blocks are cut by the number of examples, so nothing depends on how the data came in batches.
 """
@@ -37,14 +37,12 @@ class QuantileSketch:
 
     Example:
         >>> sketch = QuantileSketch(units=1, blocks=8)
-        >>> sketch.add(torch.arange(100.0, dtype=torch.float64)[:, None])
+        >>> sketch.add(torch.arange(1.0, 101.0, dtype=torch.float64)[:, None])
         >>> sketch.edges(4), sketch.rank_error
-        (tensor([[24.5000, 49.5000, 74.5000]], dtype=torch.float64), 0.0)
+        (tensor([[25.5000, 50.5000, 75.5000]], dtype=torch.float64), 0.0)
     """
 
-    def __init__(
-        self, units: int, *, blocks: int, block: int = 1024, device: torch.device | str | None = None
-    ) -> None:
+    def __init__(self, units: int, *, blocks: int, block: int = 1024, device: torch.device | str | None = None) -> None:
         if blocks < 2 or block < 2 or block % 2:
             raise ValueError(f"blocks={blocks} and block={block} must be at least 2, and block even")
         self.units, self.block, self.device = units, block, device
@@ -82,8 +80,8 @@ class QuantileSketch:
         """See all that another of the same block size has seen."""
         if (other.units, other.block) != (self.units, self.block):
             raise ValueError(
-                f"a sketch of {other.units} units in blocks of {other.block} does not go into one of {self.units} units "
-                f"in blocks of {self.block}"
+                f"a sketch of {other.units} units in blocks of {other.block} does not go into one of {self.units} "
+                f"units in blocks of {self.block}"
             )
         self.add(other._open[: other._filled])
         self.count += other.count - other._filled
@@ -97,6 +95,10 @@ class QuantileSketch:
         yield from (held.rows for held in self._blocks)
         if self._filled:
             yield self._open[: self._filled]
+
+    def let_go(self) -> None:
+        """Free the values; the count and the error stay."""
+        self._blocks, self._open, self._filled = [], self._open[:0], 0
 
     def edges(self, cells: int) -> Tensor:
         """Edges that cut the non-zero values of each unit into cells of equal mass, float64 [C, cells - 1].
@@ -148,7 +150,7 @@ def _sorted(values: Tensor) -> Tensor:
     """Rows in ascending order; nan comes last."""
     if values.device.type != "cpu":
         return values.sort(1).values
-    return torch.from_numpy(np.sort(values.numpy(), axis=1))  # several times faster than torch's, which sorts places too
+    return torch.from_numpy(np.sort(values.numpy(), axis=1))  # torch's sorts places too, and takes longer
 
 
 def _edges(values: Tensor, weights: Tensor, cells: int, is_exact: bool) -> Tensor:

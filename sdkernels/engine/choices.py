@@ -14,6 +14,7 @@ ByScore = tuple[Tensor, Direction] | tuple[Tensor, Direction, Spread]
 Orders = int | Tensor | ByScore | Sequence[ByScore]
 Points = int | str | Tensor | Sequence[int]
 Units = Tensor | NDArray[Any] | Sequence[Sequence[int] | Tensor | NDArray[Any]]
+PairsOfUnits = Literal["all"] | Tensor | NDArray[Any] | Sequence[Sequence[int]]
 
 _BY_SCORE = "(score per unit, 'ascending' or 'descending')"
 _FLAT = "each set is a list of its own, so write [[0, 3]] for one set of two units, or [[0], [3]] for two sets of one"
@@ -108,6 +109,52 @@ def make_sets(units: Units, unit_counts: tuple[int, ...]) -> Tensor:
     for row, indices in enumerate(units):
         masks[row, _check_set(indices, row, count)] = True
     return masks
+
+
+def make_pairs(pairs: PairsOfUnits, unit_counts: tuple[int, ...]) -> Tensor:
+    """int64 [P, 2]: pairs of pooled units; ``"all"`` for those within each site, i < j, site after site.
+
+    Raises:
+        ValueError: no pair at all, a unit out of 0..U-1 or with itself, a pair twice in whatever order, a tensor of
+            another dtype or shape; says which row.
+        TypeError: something that is no sequence of pairs of integers.
+    """
+    units = sum(unit_counts)
+    if isinstance(pairs, str):
+        if pairs != "all":
+            raise ValueError(f"pairs={pairs!r}: the only word is 'all'; else give the pairs, [P, 2]")
+        starts = [sum(unit_counts[:site]) for site in range(len(unit_counts))]
+        found = [torch.triu_indices(c, c, 1).t() + start for c, start in zip(unit_counts, starts, strict=True)]
+        if not any(len(of_site) for of_site in found):
+            raise ValueError(f"pairs='all' are those within a layer, and layers of {unit_counts} units have none")
+        return torch.cat(found)
+    if not isinstance(pairs, (Tensor, np.ndarray)) and not _is_list(pairs):
+        raise TypeError(f"pairs is a {type(pairs).__name__}; give 'all', an integer tensor [P, 2] or a list of pairs")
+    if len(pairs) == 0:
+        raise ValueError("pairs is empty: give at least one pair of units")
+    try:
+        listed = torch.as_tensor(pairs).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"pairs must be two integers a row, [P, 2]: {error}") from error
+    if listed.dtype == torch.bool or listed.is_floating_point() or listed.is_complex():
+        raise ValueError(f"pairs is a {listed.dtype} tensor {list(listed.shape)}; give unit numbers, int64 [P, 2]")
+    if listed.ndim != 2 or listed.shape[1] != 2:
+        raise ValueError(f"pairs {list(listed.shape)} must be [P, 2]: a row a pair of two units")
+    listed = listed.long()
+    if len(wrong := ((listed < 0) | (listed >= units)).nonzero()):
+        row, column = wrong[0].tolist()
+        raise ValueError(
+            f"pairs[{row}] names unit {int(listed[row, column])}; the pooled units of all layers are 0..{units - 1}"
+        )
+    if len(same := (listed[:, 0] == listed[:, 1]).nonzero()):
+        raise ValueError(f"pairs[{int(same[0])}] is unit {int(listed[same[0], 0])} with itself; give two units")
+    low, high = listed.aminmax(dim=1)
+    key = low * units + high
+    order = key.argsort(stable=True)
+    if len(again := (key[order].diff() == 0).nonzero()):
+        first, second = order[int(again[0]) : int(again[0]) + 2].tolist()
+        raise ValueError(f"pairs[{first}] and pairs[{second}] are the same pair {listed[first].tolist()}; give it once")
+    return listed
 
 
 def _check_masks(masks: Tensor, units: int) -> Tensor:
