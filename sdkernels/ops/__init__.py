@@ -4,6 +4,7 @@ Their Triton kernels are in ``ops.triton``, their C++ and CUDA kernels in ``csrc
 """
 
 from sdkernels.ops.class_histogram import class_histogram
+from sdkernels.ops.class_means import class_means
 from sdkernels.ops.class_moments import ClassMoments
 from sdkernels.ops.nested_linear import nested_linear, nested_linear_score
 from sdkernels.ops.perturb import pack_mask, perturb
@@ -16,6 +17,7 @@ __all__ = [
     "ClassMoments",
     "Score",
     "class_histogram",
+    "class_means",
     "nested_linear",
     "nested_linear_score",
     "pack_mask",

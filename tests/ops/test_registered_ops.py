@@ -50,6 +50,10 @@ def moments_arguments() -> list[Any]:
     return [numbers((6, 5, 3, 2)), integers(0, 2, [6]), *ops.ClassMoments.empty(2, 5).tensors(), 1]
 
 
+def means_arguments() -> list[Any]:
+    return [numbers((6, 5, 3, 2)), integers(0, 2, [6]), 3, 1]
+
+
 def histogram_arguments() -> list[Any]:
     edges = numbers((5, 3), torch.float64).sort(1).values
     return [numbers((6, 5, 3, 2)), integers(0, 2, [6]), edges, torch.zeros(2, 5, 5, dtype=torch.int64), 1]
@@ -80,6 +84,7 @@ CASES: dict[str, dict[str, Callable[[], list[Any]]]] = {
     },
     "class_moments": {"maps": moments_arguments},
     "class_histogram": {"maps": histogram_arguments},
+    "class_means": {"maps": means_arguments},
     "score": {
         "counts": lambda: [LOGITS, LABELS, None, False, 0, False, -1.0],
         "everything": lambda: [LOGITS, LABELS, PREDICTION, True, 2, True, 0.1],
@@ -100,7 +105,11 @@ CASES: dict[str, dict[str, Callable[[], list[Any]]]] = {
         "everything": lambda: winograd_output_arguments(True),
     },
 }
-IMPLEMENTED_WITH = {"perturb_into": "perturb", "nested_linear_score": "nested_linear"}
+IMPLEMENTED_WITH = {
+    "perturb_into": "perturb",
+    "nested_linear_score": "nested_linear",
+    "class_means": "class_moments",
+}
 CONTIGUOUS_FROM = {"class_moments": 2, "class_histogram": 3}  # accumulators
 
 
@@ -153,6 +162,14 @@ def test_opcheck_of_gradients(backend, case, layout):
     torch.library.opcheck(torch.ops.sdkernels.perturb.default, tuple(arguments))
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize("backend", backends_of("class_moments"), ids=str, indirect=True)
+@pytest.mark.not_interpreted
+def test_opcheck_of_gradients_of_means(backend, layout):
+    x, *others = arranged(backend, "class_means", means_arguments(), layout)
+    torch.library.opcheck(torch.ops.sdkernels.class_means.default, (x.detach().requires_grad_(), *others))
+
+
 def perturbing(x: Tensor) -> tuple[Tensor, ...]:
     """Made and given outputs, of maps [4, 5, 3, 2]."""
     mask, zero = (torch.arange(15, device=x.device) % 3 == 0).view(3, 5), torch.zeros((), device=x.device)
@@ -174,6 +191,11 @@ def summing(x: Tensor) -> tuple[Tensor, ...]:
     for labels in (torch.tensor([0, 1, 1, 0], device=x.device), torch.tensor([1, 1, 1, 1], device=x.device)):
         moments.update(x * 2, labels)
     return (moments.variance(), *moments.over_classes(), moments.dead())
+
+
+def averaging(x: Tensor) -> tuple[Tensor, ...]:
+    means, count = ops.class_means(x * 2, torch.tensor([0, 3, 3, 0], device=x.device), 4)
+    return means * 2, count + 1
 
 
 def counting(x: Tensor) -> Tensor:
@@ -216,7 +238,7 @@ def convolving(x: Tensor) -> Tensor:
     return ops.winograd_output(m, x.new_ones(6), 3, 2, relu=True, add=x.new_ones(4, 6, 3, 2)) * 2
 
 
-FUNCTIONS = [perturbing, streaming, summing, counting, scoring, nesting, changing, heading, convolving]
+FUNCTIONS = [perturbing, streaming, summing, averaging, counting, scoring, nesting, changing, heading, convolving]
 
 
 def compiles_whole(function: Callable[[Tensor], Any], device: str) -> None:
@@ -249,6 +271,20 @@ def test_gradients_compile_too(native):
         leaves = [t.clone().requires_grad_() for t in (x, numbers([5], seed=1))]
         results.append(torch.autograd.grad(run(*leaves), leaves))
     assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_gradients_of_means_compile_too(native, dynamic):
+    labels = integers(0, 3, [6])
+
+    def function(x: Tensor) -> Tensor:
+        return (ops.class_means(x * 2, labels, 4)[0] ** 3).sum()
+
+    results = []
+    for run in (function, torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)):
+        x = numbers((6, 5, 3, 2)).requires_grad_()
+        results.append(torch.autograd.grad(run(x), x)[0])
+    assert same_bits(*results)
 
 
 def test_compiled_functions_write_to_what_they_are_given(native):
