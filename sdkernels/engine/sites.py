@@ -103,6 +103,8 @@ def find_sites(
     inputs: Tensor,
     unit_dim: int | Mapping[str, int] | None = None,
     select: int | Mapping[str, int] | None = None,
+    *,
+    scored: bool = True,
 ) -> tuple[list[Site], Tensor]:
     """Find the sites that ``layers`` names, by one forward pass over ``inputs``.
 
@@ -114,9 +116,10 @@ def find_sites(
             dimensions and of 1-d convolutions, batch norms and poolings, else the last; other three-dimensional
             outputs of a model with 1-d convolutions must be told.
         select: of layers that give a tuple, as recurrent ones, which part holds the units; for all or by layer.
+        scored: the model's output is to be scored, and so must be logits.
 
     Returns:
-        The sites in the order of ``layers``, and the model's logits ``[N, L]``.
+        The sites in the order of ``layers``, and the model's output: logits ``[N, L]`` where they are to be scored.
 
     Raises:
         ValueError: an unknown layer (close matches are listed), a layer named twice, a layer that fires several times
@@ -124,10 +127,10 @@ def find_sites(
             ``[N, L]``.
         TypeError: inputs of another dtype than the model's.
     """
-    wanted = [_resolve(model, layer) for layer in _as_list(layers)]
+    wanted = resolve_layers(model, layers)
     outputs, logits = _record_calls(model, {name: module for name, module, _ in wanted}, inputs)
     is_right = isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point()
-    if not is_right or logits.shape[0] != inputs.shape[0] or not logits.shape[1]:
+    if scored and (not is_right or logits.shape[0] != inputs.shape[0] or not logits.shape[1]):
         raise ValueError(
             f"the model must give floating logits [N, L] for inputs {list(inputs.shape)}; it gave {_describe(logits)}"
         )
@@ -146,9 +149,7 @@ def find_sites(
                 f"layer '{name}@{call}': {name!r} is called {len(calls)} times, so calls are 0..{len(calls) - 1}"
             )
         full_name = name if call is None or len(calls) == 1 else f"{name}@{call}"
-        output, part = _select(full_name, calls[call or 0], select)
-        dim = _unit_dim(model, full_name, module, output, unit_dim)
-        site = _make_site(full_name, module, call or 0, output, len(inputs), dim, part)
+        site = site_of(model, full_name, module, call or 0, calls[call or 0], len(inputs), unit_dim, select)
         if any(other.module is site.module and other.call == site.call for other in sites):
             raise ValueError(f"layer {full_name!r} is named twice")
         sites.append(site)
@@ -158,6 +159,35 @@ def find_sites(
                 f"{argument} names {sorted(unknown)}, which are none of the layers {[s.name for s in sites]}"
             )
     return sites, logits
+
+
+def resolve_layers(model: nn.Module, layers: Layers) -> list[tuple[str, nn.Module, int | None]]:
+    """(dotted name, module, which call or None) of each of ``layers``, in their order.
+
+    Raises:
+        TypeError, ValueError: a layer that the model has not, or a call that is no number.
+    """
+    return [_resolve(model, layer) for layer in _as_list(layers)]
+
+
+def site_of(
+    model: nn.Module,
+    name: str,
+    module: nn.Module,
+    call: int,
+    output: Any,
+    examples: int,
+    unit_dim: int | Mapping[str, int] | None,
+    select: int | Mapping[str, int] | None,
+) -> Site:
+    """The site of one call of a layer, from what that call gave for so many examples.
+
+    Raises:
+        TypeError, ValueError: an output that holds no units, or one that ``unit_dim`` or ``select`` do not fit.
+    """
+    output, part = _select(name, output, select)
+    dim = _unit_dim(model, name, module, output, unit_dim)
+    return _make_site(name, module, call, output, examples, dim, part)
 
 
 @contextmanager
