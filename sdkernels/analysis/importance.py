@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
-from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns
+from sdkernels.analysis.heat_map import draw_heat_map
+from sdkernels.analysis.scored import PER_CLASS, Scored, axis_label, check_plottable, columns
+from sdkernels.analysis.unit_score import UnitScore
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,6 +46,45 @@ class UnitImportance(Scored):
         ablated, intact = self._sum(metric), self.baseline_sums[metric]
         return self._mean(metric, ablated - intact if metric == "loss" else intact - ablated)
 
+    def score(self, metric: str = "accuracy", *, label: int | None = None) -> UnitScore:
+        """The importance as a score, to correlate it with others and to order units by it.
+
+        Args:
+            metric: what was measured.
+            label: the class, for ``"class_accuracy"`` and for nothing else.
+
+        Returns:
+            A :class:`~sdkernels.UnitScore` of :meth:`importance`; nan for a class without examples. Which units are
+            dead it does not know.
+
+        Raises:
+            KeyError: the metric was not measured.
+            ValueError: ``label`` is missing, out of range, or given with another metric.
+
+        Example:
+            >>> import torch, sdkernels as sd
+            >>> from sdkernels.lab.models import mlp
+            >>> data = torch.ones(3, 2), torch.tensor([0, 1, 0])
+            >>> metrics = ("loss", "class_accuracy")
+            >>> model = mlp(2, (5, 4), 2, seed=0).eval()
+            >>> importance = sd.unit_importance(model, ["relu1", "relu2"], data, metrics=metrics)
+            >>> importance.score("loss").name
+            'cross-entropy gained (nats)'
+            >>> importance.score("class_accuracy", label=1).name
+            'accuracy of class 1 lost'
+        """
+        values, name = self.importance(metric), _change(metric)
+        if metric in PER_CLASS:
+            classes = values.shape[1]
+            if label is None:
+                raise ValueError(f"{metric!r} is a score a class: say which by label=0..{classes - 1}")
+            if not 0 <= label < classes:
+                raise ValueError(f"label={label} must be within 0..{classes - 1}: the data has {classes} classes")
+            values, name = values[:, label], f"accuracy of class {label} lost"
+        elif label is not None:
+            raise ValueError(f"label={label} is for 'class_accuracy' alone; {metric!r} is of all examples")
+        return UnitScore(name=name, values=values, layers=self.layers, unit_counts=self.unit_counts)
+
     def top(self, k: int, *, metric: str = "accuracy") -> Tensor:
         """The k most important pooled units, int64 [k], the most important first; equals in the order of their numbers.
 
@@ -78,16 +119,27 @@ class UnitImportance(Scored):
         return pandas.DataFrame(table)
 
     def plot(self, ax: Any = None, *, metric: str = "accuracy") -> Any:
-        """Draw each layer's importances, the largest first; returns the matplotlib axes."""
+        """Draw each layer's importances, the largest first; of ``"class_accuracy"``, a heat map of units and classes.
+
+        Returns the matplotlib axes.
+        """
         importance = self.importance(metric)
-        check_plottable(metric, importance.shape)
         if ax is None:
-            ax = require("matplotlib.pyplot", "UnitImportance.plot()").subplots()[1]
+            ax = require("matplotlib.pyplot", "UnitImportance.plot()").subplots(layout="constrained")[1]
+        label = _change(metric, " without the unit")
+        if metric in PER_CLASS:
+            draw_heat_map(ax, importance, self.layers, self.unit_counts, label=label, diverging=True)
+            return ax
         ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         for layer, of_layer in zip(self.layers, importance.split(self.unit_counts), strict=True):
             ranks = torch.arange(1, len(of_layer) + 1)
             ax.plot(ranks.numpy(), of_layer.sort(descending=True).values.numpy(), marker=".", label=layer)
         ax.set_xlabel("units of a layer, the most important first")
-        ax.set_ylabel(f"{axis_label(metric)} {'gained' if metric == 'loss' else 'lost'} without the unit")
+        ax.set_ylabel(label)
         ax.legend()
         return ax
+
+
+def _change(metric: str, how: str = "") -> str:
+    """What a unit's importance is of, the measure last: ``"cross-entropy gained (nats)"``."""
+    return f"cross-entropy gained{how} (nats)" if metric == "loss" else f"{axis_label(metric)} lost{how}"

@@ -1,8 +1,9 @@
-"""UnitImportance: signs, ranking, tables, plots, files."""
+"""UnitImportance: signs, ranking, scores, tables, plots, files."""
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 import sdkernels as sd
@@ -83,7 +84,7 @@ def test_top_refuses_what_has_no_order(seeds_torch):
 
 
 def test_a_metric_that_was_not_measured_is_refused(result):
-    for ask in (result.metric, result.importance, lambda metric: result.top(1, metric=metric)):
+    for ask in (result.metric, result.importance, result.score, lambda metric: result.top(1, metric=metric)):
         with pytest.raises(KeyError, match=r"'agreement' was not measured; this result has accuracy, loss"):
             ask("agreement")
 
@@ -102,8 +103,6 @@ def test_to_pandas_has_a_row_a_unit(result):
 
 
 def test_plot_draws_each_layer_sorted(result):
-    from matplotlib.figure import Figure
-
     ax = result.plot(Figure().subplots())
     _zero, *lines = ax.lines
     assert [line.get_label() for line in lines] == ["1", "3"]
@@ -112,10 +111,55 @@ def test_plot_draws_each_layer_sorted(result):
         np.testing.assert_array_equal(line.get_ydata(), [0.5, 0, -0.5])
     assert ax.get_ylabel() == "accuracy lost without the unit"
     assert result.plot(Figure().subplots(), metric="loss").get_ylabel() == (
-        "cross-entropy (nats) gained without the unit"
+        "cross-entropy gained without the unit (nats)"
     )
-    with pytest.raises(ValueError, match="is a score a class"):
-        result.plot(Figure().subplots(), metric="class_accuracy")
+
+
+def test_plot_of_class_accuracy_is_a_heat_map(result):
+    figure = Figure()
+    ax = result.plot(figure.subplots(), metric="class_accuracy")
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array()[:, 0], [0.5, -0.5, 0, 0.5, -0.5, 0])
+    assert image.get_array().mask[:, 1].all()  # a class without examples
+    assert image.get_clim() == (-0.5, 0.5)
+    np.testing.assert_allclose(image.to_rgba(0.0)[:3], 0.97, atol=0.01)  # white at 0
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "3"]
+    assert figure.axes[1].get_ylabel() == "class accuracy lost without the unit"
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "name"),
+    [
+        ("accuracy", None, "accuracy lost"),
+        ("loss", None, "cross-entropy gained (nats)"),
+        ("correct_margin", None, "correct margin lost"),
+        ("class_accuracy", 0, "accuracy of class 0 lost"),
+        ("class_accuracy", 1, "accuracy of class 1 lost"),
+    ],
+)
+def test_score_is_the_importance(result, metric, label, name):
+    score = result.score(metric, label=label)
+    assert (score.name, score.layers, score.unit_counts, score.dead) == (name, ("1", "3"), (3, 3), None)
+    expected = result.importance(metric) if label is None else result.importance(metric)[:, label]
+    torch.testing.assert_close(score.values, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_score_is_of_accuracy_by_default(result):
+    assert result.score().name == "accuracy lost"
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "says"),
+    [
+        ("class_accuracy", None, r"'class_accuracy' is a score a class: say which by label=0\.\.1"),
+        ("class_accuracy", 2, r"label=2 must be within 0\.\.1: the data has 2 classes"),
+        ("class_accuracy", -1, r"label=-1 must be within 0\.\.1"),
+        ("loss", 0, r"label=0 is for 'class_accuracy' alone; 'loss' is of all examples"),
+    ],
+)
+def test_score_refuses_labels_that_do_not_fit(result, metric, label, says):
+    with pytest.raises(ValueError, match=says):
+        result.score(metric, label=label)
 
 
 def test_save_and_load_keep_everything(result, tmp_path):
