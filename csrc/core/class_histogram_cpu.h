@@ -9,11 +9,15 @@
 namespace sdkernels::SDKERNELS_LEVEL {
 namespace {
 
+constexpr int64_t kFewEdges = 32;  // so many are compared faster than searched
+
 // 0 for zero, else 1 + how many edges are not above the value; nan is above all.
 SDKERNELS_INLINE int64_t bin_of(double value, const double* edges, int64_t count) {
   if (value == 0) return 0;
   int64_t below = 0;
-  for (int64_t i = 0; i < count; ++i) below += !(value < edges[i]);
+  for (; count > kFewEdges; count -= count / 2) below += value < edges[below + count / 2 - 1] ? 0 : count / 2;
+  const double* rest = edges + below;
+  for (int64_t i = 0; i < count; ++i) below += !(value < rest[i]);
   return 1 + below;
 }
 

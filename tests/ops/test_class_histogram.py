@@ -101,6 +101,16 @@ def test_equal_edges_leave_empty_bins(backend):
     assert one_unit(backend, [1.0, 0.5, 2.0], [1.0, 1.0, 1.0]) == [0, 1, 0, 0, 2]
 
 
+@pytest.mark.parametrize("count", [31, 32, 33, 40, 64, pytest.param(239, marks=big), pytest.param(1000, marks=big)])
+def test_many_edges_are_searched_right(backend, count):
+    values = torch.arange(-3, 2 * count + 3, dtype=torch.float64).roll(7)  # on each edge, and on both of its sides
+    x = torch.cat([values, torch.tensor([float("nan"), -float("inf"), float("inf")], dtype=torch.float64)])[:, None]
+    edges = torch.arange(1, 2 * count, 2, dtype=torch.float64)[None]
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    expected = [1, 4, *[2] * (count - 1), 6]  # zero; -3 to -1 and -inf; pairs; the last edge, 4 above it, inf and nan
+    assert histogram(backend, x, labels, edges, 1).flatten().tolist() == expected
+
+
 def test_nan_and_inf(backend):
     inf, nan = float("inf"), float("nan")
     assert one_unit(backend, [nan, inf, -inf, 3.0], [1.0, 2.0]) == [0, 1, 0, 3]
