@@ -18,6 +18,7 @@ from python_bench.opponents import OPPONENTS
 from python_bench.peaks import CONVOLUTION, PRODUCT
 from python_bench.race import Part, Race, described, duration, markdown
 from python_bench.sampling_table import as_sampling_table
+from python_bench.statistics_contest import ADDED
 from python_bench.workloads import WORKLOADS
 
 HERE = Path(__file__).parent
@@ -60,7 +61,11 @@ def of_result(path: Path) -> str:
     raw = json.loads(path.read_text())
     lines = table_of(raw)
     says_all = "rows" in raw or "sampled" in raw
-    kept = {key: value for key, value in raw["notes"].items() if says_all or key.endswith("best") or key == DEVIATIONS}
+    kept = {
+        key: value
+        for key, value in raw["notes"].items()
+        if says_all or key.endswith(("best", ADDED)) or key == DEVIATIONS
+    }
     machine = {key: raw["machine"][key] for key in SETTING}
     return "\n".join([*lines, "", f"{described({**kept, **machine})}."])
 

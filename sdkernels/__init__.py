@@ -7,13 +7,17 @@ __version__ = version("sdkernels")
 from sdkernels.analysis.ablation import ablate, cumulative_ablation, unit_importance
 from sdkernels.analysis.attribution import LayerUnitAblation
 from sdkernels.analysis.bases import PrincipalDirections, principal_directions, random_directions
+from sdkernels.analysis.correlation import RankCorrelation, rank_correlation
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.directions import ablate_directions
 from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.monitor import AblationMonitor
 from sdkernels.analysis.noise import NoiseCurve, noise_robustness
+from sdkernels.analysis.regularizer import SelectivityRegularizer
 from sdkernels.analysis.sets import AblationScores
+from sdkernels.analysis.statistics import UnitStatistics
 from sdkernels.analysis.unit_score import UnitScore
+from sdkernels.analysis.unit_statistics import unit_statistics
 from sdkernels.engine.execute import SdkernelsWarning
 
 __all__ = [
@@ -23,14 +27,19 @@ __all__ = [
     "LayerUnitAblation",
     "NoiseCurve",
     "PrincipalDirections",
+    "RankCorrelation",
     "SdkernelsWarning",
+    "SelectivityRegularizer",
     "UnitImportance",
     "UnitScore",
+    "UnitStatistics",
     "ablate",
     "ablate_directions",
     "cumulative_ablation",
     "noise_robustness",
     "principal_directions",
     "random_directions",
+    "rank_correlation",
     "unit_importance",
+    "unit_statistics",
 ]

@@ -17,10 +17,11 @@ LAYERS = ["ops", "engine", "analysis", "lab", "paper"]  # each imports only from
 
 
 def test_public_names():
-    results = ["AblationCurve", "AblationScores", "NoiseCurve", "PrincipalDirections", "UnitImportance", "UnitScore"]
-    tools = ["AblationMonitor", "LayerUnitAblation"]
-    functions = ["ablate", "ablate_directions", "cumulative_ablation", "noise_robustness"]
-    functions += ["principal_directions", "random_directions", "unit_importance"]
+    results = ["AblationCurve", "AblationScores", "NoiseCurve", "PrincipalDirections", "RankCorrelation"]
+    results += ["UnitImportance", "UnitScore", "UnitStatistics"]
+    tools = ["AblationMonitor", "LayerUnitAblation", "SelectivityRegularizer"]
+    functions = ["ablate", "ablate_directions", "cumulative_ablation", "noise_robustness", "principal_directions"]
+    functions += ["random_directions", "rank_correlation", "unit_importance", "unit_statistics"]
     assert sdkernels.__all__ == [*sorted([*results, *tools, "SdkernelsWarning"]), *functions]
     for name in sdkernels.__all__:
         public = getattr(sdkernels, name)

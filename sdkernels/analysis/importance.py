@@ -105,7 +105,7 @@ class UnitImportance(Scored):
         importances. The table's index is the pooled unit."""
         pandas = require("pandas", "UnitImportance.to_pandas()")
         table: dict[str, Any] = {
-            "layer": [self.layers[layer] for layer in self.unit_layer.tolist()],
+            "layer": self.unit_layers(),
             "unit": self.unit_index.numpy(),
             "correct": self.correct.numpy(),
         }

@@ -135,7 +135,7 @@ def measure(
         value = options.baselines
     model = unwrap(model)
     check_eval_mode(model)
-    model, layers = _as_precision(model, layers, options.precision)
+    model, layers = as_precision(model, layers, options.precision)
     tensors = [*model.parameters(), *model.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
@@ -166,7 +166,7 @@ def measure(
                 run,
                 method=options.method,
                 configs_per_batch=configs_per_batch,
-                memory_fraction=_check_fraction(options.memory_fraction),
+                memory_fraction=check_fraction(options.memory_fraction),
             )
             used = bounds = None
             if options.tolerance is None:
@@ -215,7 +215,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _as_precision(model: nn.Module, layers: Layers, precision: str | None) -> tuple[nn.Module, Layers]:
+def as_precision(model: nn.Module, layers: Layers, precision: str | None) -> tuple[nn.Module, Layers]:
     """The model, or a converted copy, and the layers by name in it."""
     if precision is None:
         return model, layers
@@ -232,7 +232,7 @@ def _as_precision(model: nn.Module, layers: Layers, precision: str | None) -> tu
     return copy.deepcopy(model).to(dtype), layers
 
 
-def _check_fraction(memory_fraction: float) -> float:
+def check_fraction(memory_fraction: float) -> float:
     if (
         isinstance(memory_fraction, bool)
         or not isinstance(memory_fraction, (int, float))
@@ -255,10 +255,10 @@ def _check_configs_per_batch(configs_per_batch: int | str) -> int | None:
 class progress:  # noqa: N801 - reads as a function
     """A tqdm bar over examples x configurations, or nothing; gives a function that hears of work done."""
 
-    def __init__(self, show: bool, examples: int | None, configurations: int) -> None:
+    def __init__(self, show: bool, examples: int | None, configurations: int, doing: str = "ablating") -> None:
         total = None if examples is None else examples * configurations
         tqdm = require("tqdm.auto", "show_progress=True").tqdm if show else None
-        self._bar = tqdm(total=total, unit="forward", unit_scale=True, desc="ablating") if tqdm else None
+        self._bar = tqdm(total=total, unit="forward", unit_scale=True, desc=doing) if tqdm else None
 
     def __enter__(self) -> Any:
         return self._bar.update if self._bar is not None else lambda _done: None

@@ -1,0 +1,255 @@
+"""The public function that takes statistics of units, and its pass over the data."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sdkernels.analysis.measure import as_precision, check_fraction, progress, undisturbed, versions
+from sdkernels.analysis.quantiles import QuantileSketch
+from sdkernels.analysis.statistics import UnitStatistics
+from sdkernels.engine.averages import ElementMean
+from sdkernels.engine.batches import Batches, check_labels
+from sdkernels.engine.execute import PROBE_EXAMPLES
+from sdkernels.engine.memory import memory_limit
+from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap, watch
+from sdkernels.ops import ClassMoments, class_histogram
+
+_BLOCK = 1024  # examples
+
+
+def unit_statistics(
+    model: nn.Module,
+    layers: Layers,
+    data: Any,
+    *,
+    num_classes: int | None = None,
+    cells: int = 240,
+    mean_maps: bool = False,
+    precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
+    unit_dim: int | Mapping[str, int] | None = None,
+    select: int | Mapping[str, int] | None = None,
+    batch_size: int = 256,
+    memory_fraction: float = 0.5,
+    show_progress: bool = False,
+) -> UnitStatistics:
+    r"""Take statistics of every unit of every layer, in one pass over the data.
+
+    With :math:`\bar x_{n,u}` the mean of unit :math:`u` over the positions of example :math:`n`, they are by unit and
+    class :math:`l`
+
+    .. math::
+
+       \mu_{l,u} = \frac{1}{n_l} \sum_{n \in l} \bar x_{n,u} \qquad
+       \sigma^2_{l,u} = \frac{1}{n_l} \sum_{n \in l} (\bar x_{n,u} - \mu_{l,u})^2
+
+    the same over all examples and over all elements, extremes, firing rates, and how :math:`\bar x_{n,u}` is
+    distributed in each class. Everything is centred from the start, in float64. From the result follow, without
+    another pass, :meth:`~UnitStatistics.selectivity`, :meth:`~UnitStatistics.mutual_information`,
+    :meth:`~UnitStatistics.class_correlation` and :meth:`~UnitStatistics.sparsity`.
+
+    Args:
+        model, layers, data: as for :func:`sdkernels.cumulative_ablation`. The model need not give logits if
+            ``num_classes`` is given.
+        num_classes: L; labels are 0 to L - 1. By default as many as the model gives logits.
+        cells: how finely distributions are kept: as counts, by class, in so many cells of equal mass. 240 is divided
+            by most numbers of bins that anybody asks for. They take ``8 L U cells`` bytes; 0 keeps none.
+            Edges are exact as long as ``N U`` float64 fit into memory. Where they do not, edges come from a sketch,
+            whose error is the result's ``rank_error``, and a second pass counts.
+        mean_maps: keep the mean example of each layer's output, element by element.
+        precision, unit_dim, select, batch_size, show_progress: as there.
+        memory_fraction: the part of the device's memory, or of the machine's on a CPU, that activations may take until
+            their edges are known.
+
+    Returns:
+        A :class:`UnitStatistics`: tensors ``[U]`` and ``[L, U]``.
+
+    Raises:
+        ValueError, TypeError: activations that are not finite, with the layer and unit; labels out of range; a layer
+            that does not exist, a model in train mode, empty data, histograms that do not fit into memory; each says
+            what, where and the fix.
+
+    Source:
+        Morcos, Barrett, Rabinowitz, Botvinick 2018, "On the importance of single directions for generalization",
+        section 2.3; Chan, Golub, LeVeque 1979, of the moments.
+
+    Example:
+        >>> import torch, sdkernels as sd
+        >>> model = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)).eval()
+        >>> model[0].weight.data, model[0].bias.data = torch.tensor([[1.0], [-1.0], [0.0]]), torch.zeros(3)
+        >>> inputs, labels = torch.tensor([[1.0], [3.0], [-1.0], [1.0]]), torch.tensor([0, 0, 1, 1])
+        >>> stats = sd.unit_statistics(model, "1", (inputs, labels))
+        >>> stats.class_mean
+        tensor([[2.0000, 0.0000, 0.0000],
+                [0.5000, 0.5000, 0.0000]], dtype=torch.float64)
+        >>> stats.selectivity().values, stats.dead
+        (tensor([0.6000, 1.0000,    nan], dtype=torch.float64), tensor([False, False,  True]))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    _check_counts(num_classes, cells)
+    model = unwrap(model)
+    check_eval_mode(model)
+    model, layers = as_precision(model, layers, precision)
+    tensors = [*model.parameters(), *model.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+    with undisturbed(device, tf32=precision == "tf32"):
+        batches = Batches(data, batch_size=batch_size, device=device, dtype=dtype if precision else None)
+        inputs = batches.first()[0][:PROBE_EXAMPLES]
+        sites, output = find_sites(model, layers, inputs, unit_dim, select, scored=num_classes is None)
+        classes = output.shape[1] if num_classes is None else num_classes
+        units = sum(site.units for site in sites)
+        blocks = _blocks(units, classes, cells, memory_limit(device, check_fraction(memory_fraction)))
+        watched = [_Watched(site, classes, blocks if cells else 0, mean_maps, device) for site in sites]
+        with progress(show_progress, batches.examples, 1, "taking statistics") as advance:
+            labels = _pass(model, sites, batches, [one.see for one in watched], classes, advance)
+        for one in watched:
+            one.check()
+        histograms = [one.histogram(cells, classes, labels) for one in watched] if cells else []
+        if any(one.needs_another_pass for one in watched) and cells:
+            with progress(show_progress, batches.examples, 1, "counting") as advance:
+                counters = [partial(_count, one.site, *held) for one, held in zip(watched, histograms, strict=True)]
+                again = _pass(model, sites, batches, counters, classes, advance)
+            if not torch.equal(again.bincount(minlength=classes), labels.bincount(minlength=classes)):
+                raise ValueError(
+                    "data gave other examples when it was read again, as is done where activations do not fit into "
+                    f"memory: {len(labels)} and then {len(again)}, or other labels. Give data that stays, or a larger "
+                    "memory_fraction"
+                )
+    return _result(watched, histograms, "tf32" if precision == "tf32" else str(dtype).removeprefix("torch."))
+
+
+class _Watched:
+    """What is gathered of one site."""
+
+    def __init__(self, site: Site, classes: int, blocks: int, mean_maps: bool, device: torch.device) -> None:
+        self.site = site
+        self.moments = ClassMoments.empty(classes, site.units, device)
+        self.sketch = QuantileSketch(site.units, blocks=blocks, block=_BLOCK, device=device) if blocks else None
+        self.mean_map = ElementMean() if mean_maps else None
+
+    @property
+    def needs_another_pass(self) -> bool:
+        """Whether some activations were let go before they could be counted."""
+        return self.sketch is not None and not self.sketch.is_exact
+
+    def see(self, output: Tensor, labels: Tensor) -> None:
+        """A batch [N, ...]."""
+        means = None if self.sketch is None else output.new_empty(len(labels), self.site.units, dtype=torch.float64)
+        first = int(self.moments.elements) == 0
+        self.moments.update(output, labels, unit_dim=self.site.unit_dim, means=means)
+        if first:
+            self.check()
+        if self.sketch is not None and means is not None:
+            self.sketch.add(means)
+        if self.mean_map is not None:
+            self.mean_map.add(output, labels)
+
+    def check(self) -> None:
+        """Refuse what is not finite; extremes keep it for ever."""
+        wrong = ~(self.moments.minimum.isfinite() & self.moments.maximum.isfinite())
+        if wrong.any():
+            unit = int(wrong.nonzero()[0])
+            found = self.moments.minimum[unit], self.moments.maximum[unit]
+            raise ValueError(
+                f"layer {self.site.name!r}: activations of unit {unit} are not finite (from {float(found[0])} to "
+                f"{float(found[1])}; {int(wrong.sum())} of {self.site.units} units have such), and so are no "
+                "statistics; look at the data"
+            )
+
+    def histogram(self, cells: int, classes: int, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Edges [C, cells - 1], and counts [L, C, cells + 1] of all activations if they are still there, else zeros."""
+        assert self.sketch is not None  # noqa: S101 - made where cells are asked for
+        edges = self.sketch.edges(cells)
+        counts = torch.zeros(classes, self.site.units, cells + 1, dtype=torch.int64, device=labels.device)
+        if self.sketch.is_exact:
+            start = 0
+            for means in self.sketch.held():
+                class_histogram(means, labels[start : start + len(means)], edges, counts)
+                start += len(means)
+        self.sketch.let_go()
+        return edges, counts
+
+
+def _pass(
+    model: nn.Module, sites: Sequence[Site], batches: Batches, see: Sequence[Any], classes: int, advance: Any
+) -> Tensor:
+    """Show each site's outputs and their labels to its own of ``see``; all labels, int64 [N]."""
+    labels = torch.empty(0, dtype=torch.int64)
+    seen: list[Tensor] = []
+
+    def show(index: int, output: Tensor) -> None:
+        see[index](sites[index].read(output).detach(), labels)
+
+    start = 0
+    with torch.no_grad(), watch(model, sites, show):
+        for inputs, labels in batches:
+            check_labels(labels, classes, start)
+            model(inputs.clone())  # a model may write into its inputs
+            start += len(labels)
+            seen.append(labels)
+            advance(len(labels))
+    return torch.cat(seen)
+
+
+def _count(site: Site, edges: Tensor, counts: Tensor, output: Tensor, labels: Tensor) -> None:
+    class_histogram(output, labels, edges, counts, unit_dim=site.unit_dim)
+
+
+def _blocks(units: int, classes: int, cells: int, limit: float) -> int:
+    """How many blocks of activations of all units fit beside the histograms."""
+    counts = 8 * classes * units * (cells + 1)
+    if cells and counts > limit:
+        raise ValueError(
+            f"histograms of {units} units in {cells} cells by {classes} classes take {counts / 2**30:.1f} GiB, and "
+            f"memory_fraction allows {limit / 2**30:.1f}: ask for fewer cells, as cells=20, for none by "
+            "cells=0, or for fewer layers"
+        )
+    return max(2, int((limit - counts) / (8 * units * _BLOCK)))
+
+
+def _check_counts(num_classes: int | None, cells: int) -> None:
+    for name, number, least in (("num_classes", num_classes, 1), ("cells", cells, 0)):
+        if number is None:
+            continue
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{name} is a {type(number).__name__}; give an int")
+        if number < least:
+            raise ValueError(f"{name}={number} must be at least {least}")
+
+
+def _result(watched: Sequence[_Watched], histograms: Sequence[tuple[Tensor, Tensor]], precision: str) -> UnitStatistics:
+    moments = [one.moments for one in watched]
+    over_classes = [of.over_classes() for of in moments]
+    count = moments[0].count
+    no_examples = (count == 0)[:, None]
+
+    def units(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(tensors), dim=-1).cpu()
+
+    maps = {one.site.name: one.mean_map.mean.cpu() for one in watched if one.mean_map is not None}
+    edges, counts = zip(*histograms, strict=True) if histograms else (None, None)
+    return UnitStatistics(
+        class_examples=count.cpu(),
+        class_mean=units([torch.where(no_examples, torch.nan, of.mean) for of in moments]),
+        class_variance=units([torch.where(no_examples, torch.nan, of.variance()) for of in moments]),
+        mean=units([mean for _, mean, _ in over_classes]),
+        variance=units([m2 / examples for examples, _, m2 in over_classes]),
+        elements=units([of.elements.expand(len(of.minimum)) for of in moments]),
+        element_variance=units([of.element_variance() for of in moments]),
+        minimum=units([of.minimum for of in moments]),
+        maximum=units([of.maximum for of in moments]),
+        fired=units([of.fired for of in moments]),
+        fired_elements=units([of.fired_elements for of in moments]),
+        edges=None if edges is None else torch.cat(edges).cpu(),
+        histogram=None if counts is None else torch.cat(counts, dim=1).cpu(),
+        rank_error=max((one.sketch.rank_error for one in watched if one.sketch is not None), default=0.0),
+        mean_maps=maps or None,
+        layers=tuple(one.site.name for one in watched),
+        unit_counts=tuple(one.site.units for one in watched),
+        precision=precision,
+        versions=versions(),
+    )
