@@ -250,14 +250,23 @@ class UnitStatistics(PooledUnits):
         return pandas.DataFrame(table)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw units x classes: each class's mean activation as a part of the unit's largest; returns the axes."""
+        """Draw units x classes: each class's mean activation as a part of the unit's largest; returns the axes.
+
+        Each layer's units stand by their preferred class, the most selective first, and dead ones last, in grey.
+        """
         if ax is None:
             ax = require("matplotlib.pyplot", "UnitStatistics.plot()").subplots(layout="constrained")[1]
         means = self.class_mean.t()
-        largest = means.nan_to_num(0.0).abs().amax(1, keepdim=True)
-        part = torch.where(largest > 0, means / largest, torch.nan)
+        largest, others = means.nan_to_num(0.0).abs().amax(1), means.nan_to_num(0.0).sum(1)
+        part = torch.where(largest[:, None] > 0, means / largest[:, None], torch.nan)
+        by_class = torch.where(self.dead, len(self.class_examples), self.preferred_class)
+        order = (others / largest).nan_to_num(0.0).argsort(stable=True)
+        for key in (by_class, self.unit_layer):  # the most important key comes last
+            order = order[key[order].argsort(stable=True)]
         label = "mean activation / the unit's largest"
-        draw_heat_map(ax, part, self.layers, self.unit_counts, label=label, diverging=bool((part < 0).any()))
+        is_signed = bool((part < 0).any())
+        draw_heat_map(ax, part[order], self.layers, self.unit_counts, label=label, diverging=is_signed)
+        ax.set_ylabel("units, by preferred class")
         return ax
 
     def save(self, path: str | os.PathLike[str]) -> None:

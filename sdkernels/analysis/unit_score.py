@@ -90,16 +90,25 @@ class UnitScore(PooledUnits):
         return pandas.DataFrame(table)
 
     def plot(self, ax: Any = None, *, bins: int = 30) -> Any:
-        """Draw the distribution over each layer's units, as outlines of one common set of bins; returns the axes."""
+        """Draw each layer's distribution, the first layer on top; returns the matplotlib axes.
+
+        All layers share their bins and their scale, fractions of a layer's units. A dot is a layer's median, and the
+        number beside it how many units have a score. What is not finite is left out.
+        """
         if ax is None:
-            ax = require("matplotlib.pyplot", "UnitScore.plot()").subplots()[1]
-        finite = self.values[self.values.isfinite()].numpy()
-        edges = np.histogram_bin_edges(finite, bins=bins)
-        for layer, of_layer in self.split().items():
-            own = of_layer[of_layer.isfinite()].numpy()
-            share = np.histogram(own, bins=edges)[0] / max(len(own), 1)
-            ax.stairs(share, edges, label=layer, linewidth=1.5)
+            ax = require("matplotlib.pyplot", "UnitScore.plot()").subplots(layout="constrained")[1]
+        layers = [values[values.isfinite()].numpy() for values in self.split().values()]
+        edges = np.histogram_bin_edges(np.concatenate(layers), bins=bins)
+        shares = [np.histogram(values, bins=edges)[0] / max(len(values), 1) for values in layers]
+        scale = 0.85 / max(*(share.max() for share in shares), 1e-12)
+        for row, (values, share) in enumerate(zip(layers, shares, strict=True)):
+            ax.stairs(scale * share - row, edges, baseline=-row, fill=True, color="#9ecae1", zorder=2 + row)
+            ax.stairs(scale * share - row, edges, baseline=-row, color="#08519c", linewidth=0.8, zorder=2 + row)
+            if len(values):
+                ax.plot(np.median(values), -row, "o", color="black", markersize=3, clip_on=False, zorder=3 + row)
+            end = ax.annotate(f" {len(values)} units", (1, -row), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
+            end.set_in_layout(True)
+        ax.set_yticks(-np.arange(len(layers)), self.layers)
+        ax.set_ylim(-len(layers) + 0.9, 0.95)
         ax.set_xlabel(self.name)
-        ax.set_ylabel("fraction of a layer's units")
-        ax.legend()
         return ax

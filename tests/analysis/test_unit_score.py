@@ -1,5 +1,6 @@
 """A number a unit: by layer, as a table, as a picture, and as what orders are sorted by."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -64,16 +65,26 @@ def test_table_has_a_row_a_unit():
     assert "dead" not in scored([0.0] * 5).to_pandas()
 
 
-def test_picture_has_an_outline_a_layer_that_sums_to_one():
+def test_picture_has_a_distribution_a_layer():
     score = scored([0.5, 0.25, float("nan"), 3.0, 2.0])
     ax = score.plot(bins=4)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["1", "3"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["1", "3"]
+    assert [text.get_text() for text in ax.texts] == [" 2 units", " 2 units"]  # the unit without a score is not among them
     assert ax.get_xlabel() == "score"
-    for patch in ax.patches:
-        values, edges, _ = patch.get_data()
-        assert values.sum() == pytest.approx(1)  # the unit without a score is not among them
-        assert edges[0] == 0.25
-        assert edges[-1] == 3.0
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.375, 2.5]
+    heights = [np.ediff1d(patch.get_path().vertices[:, 1]).max() for patch in ax.patches]
+    assert heights == pytest.approx([0.85, 0.85, 0.425, 0.425])  # both in one bin; one in each of two
+    for row, patch in enumerate(ax.patches[::2]):
+        values, edges, baseline = patch.get_data()
+        assert (baseline, edges[0], edges[-1]) == (-row, 0.25, 3.0)
+        assert (values >= baseline).all()
+
+
+def test_picture_of_a_layer_without_any_score():
+    nan = float("nan")
+    ax = scored([0.5, 0.25, 1.0, nan, nan]).plot()
+    assert [text.get_text() for text in ax.texts] == [" 3 units", " 0 units"]
+    assert len(ax.lines) == 1
 
 
 @pytest.mark.parametrize(
