@@ -5,7 +5,7 @@ A node that is not known here is no error: its inputs are made whole again, and 
 
 import math
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,6 +74,7 @@ class Affine:
     source: fx.Node
     scale: Tensor  # [C], float64
     shift: Tensor  # [C], float64
+    weight: Tensor | None = None  # [C], of the scale that part which was learned; None where nothing was
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ def learn(graph: Graph, sites: list[Site], ranged: Collection[int] = ()) -> Know
     for node in graph.nodes:
         if node in graph.dependent:
             rule, dim = _rule(node, graph, sites, know)
+            if isinstance(rule, Affine):
+                rule = _folded(rule, node, graph, know)
             if isinstance(rule, Mark):  # what no other site changes is known before the configurations run
                 rule = replace(rule, by_value=rule.site in ranged and rule.source in graph.dependent)
             know.rules[node], know.dims[node] = rule, dim
@@ -185,7 +188,23 @@ def learn(graph: Graph, sites: list[Site], ranged: Collection[int] = ()) -> Know
     return know
 
 
-def _rule(node: fx.Node, graph: Graph, sites: list[Site], know: Knowledge) -> tuple[Rule, int | None]:
+def survey(graph: Graph, sites: Sequence[Site]) -> Knowledge:
+    """The rule of every node, those above the sites too, with the weights as the model has them: nothing is folded.
+
+    The graph must have been run once. Nodes that have no channel dimension are not among ``dims``; inputs of three
+    dimensions, which may be ``[N, C, S]`` or ``[N, T, F]``, have none.
+    """
+    know = Knowledge({}, {})
+    for node in graph.nodes:
+        know.rules[node], dim = _rule(node, graph, sites, know)
+        if node.op == "placeholder" and len(node.meta["shape"]) not in (1, 3):
+            dim = 1
+        if dim is not None:
+            know.dims[node] = dim
+    return know
+
+
+def _rule(node: fx.Node, graph: Graph, sites: Sequence[Site], know: Knowledge) -> tuple[Rule, int | None]:
     if is_site(node):
         index = int(node.args[1])  # type: ignore[arg-type]
         return Mark(node.all_input_nodes[0], index), sites[index].unit_dim
@@ -208,7 +227,7 @@ def _rule(node: fx.Node, graph: Graph, sites: list[Site], know: Knowledge) -> tu
     if is_flatten(node, graph.model, source):
         return (Flatten(source, math.prod(source.meta["shape"][2:])) if dim == 1 else Unknown()), 1
     if dim == 1 and (affine := _as_affine(node, graph, source)) is not None:
-        return _folded(affine, node, graph, know), dim
+        return affine, dim
     if dim is None or len(node.all_input_nodes) > 1:
         return Unknown(), None
     if (each := _as_each(node, graph.model, source, dim)) is not None:
@@ -298,7 +317,7 @@ def _affine(
     shift = -mean.double() * scale
     if bias is not None:
         shift = shift + bias.detach().double()
-    return Affine(source, scale, shift)
+    return Affine(source, scale, shift, None if weight is None else weight.detach())
 
 
 def _folded(affine: Affine, node: fx.Node, graph: Graph, know: Knowledge) -> Rule:
