@@ -1,5 +1,6 @@
 """Statistics of units against raw hooks and NumPy, and what happens to data that is unusual."""
 
+import copy
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sdkernels as sd
 from tests.analysis import watched
+from tests.ops.backends import on_cuda
 
 CLASSES = 4
 
@@ -416,6 +418,21 @@ def test_a_file_holds_all(tmp_path, options):
             assert saved == read, name
     with pytest.raises(ValueError, match=r"its format is 'sdkernels\.UnitStatistics/1'"):
         sd.UnitImportance.load(tmp_path / "stats.npz")
+
+
+@on_cuda
+@pytest.mark.parametrize("blocks", [2, 1000], ids=["two passes", "one pass"])
+def test_on_a_gpu(blocks, monkeypatch):
+    monkeypatch.setattr("sdkernels.analysis.unit_statistics._BLOCK", 16)
+    monkeypatch.setattr("sdkernels.analysis.unit_statistics._blocks", lambda *_: blocks)
+    model, layers, _, inputs, labels = drawn("rectified")
+    here = sd.unit_statistics(model, layers, (inputs, labels))
+    there = sd.unit_statistics(copy.deepcopy(model).cuda(), layers, (inputs, labels))
+    assert torch.equal(here.edges, there.edges)
+    assert torch.equal(here.histogram, there.histogram)
+    assert torch.equal(here.fired_elements, there.fired_elements)
+    torch.testing.assert_close(here.class_mean, there.class_mean)
+    torch.testing.assert_close(here.selectivity().values, there.selectivity().values, equal_nan=True)
 
 
 def test_mean_maps_are_means_over_examples():
