@@ -16,6 +16,7 @@ from sdkernels.engine.graph import Graph, UntraceableError, is_close
 from sdkernels.engine.loop import Call, Change, adding_noise, changed_logits, clamping, run_loop
 from sdkernels.engine.memory import is_out_of_memory, memory_limit
 from sdkernels.engine.outcomes import Outcomes
+from sdkernels.engine.pairs import Pairs
 from sdkernels.engine.plan import Plan
 from sdkernels.engine.scores import Metric, Scores
 from sdkernels.engine.sites import Site
@@ -163,7 +164,7 @@ def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | 
     def fits(batch: Batch) -> bool:
         """Run a tile, all of it or nothing: what memory runs out on leaves no trace, and holds none."""
         here, labels = by_shape[batch.inputs.shape[1:]], batch.labels
-        before, pairs, done = ablated.snapshot(), here.pairs, 0
+        before, counts, done = ablated.snapshot(), here.counts, 0
 
         def advance(count: int) -> None:
             nonlocal done
@@ -180,7 +181,7 @@ def _run_tiles(job: Job, tiles: TileRun, limit: float, configs_per_batch: int | 
                 raise MemoryError(
                     f"memory ran out on one example ({error}); where configs_per_batch is given, a lower one takes less"
                 ) from error
-            ablated.sums, here.pairs = before, pairs
+            ablated.sums, here.counts = before, counts
             here.halve_spare()
             job.advance(-done)
             return False
@@ -227,7 +228,8 @@ def _change_of(job: Job) -> Callable[[int, Batch], Change]:
             return random_stream("normal", family.seed, draw, ids, elements, site=site)[0]
 
         return adding_noise(job.calls, scales, normals, family.per_map)
-    return clamping(job.model, job.calls, job.family.ablated(slice(None)), job.clamps)
+    masks = family.one_by_one() if isinstance(family, Pairs) else family.ablated(slice(None))
+    return clamping(job.model, job.calls, masks, job.clamps)
 
 
 def _run_loop(job: Job, reason: str) -> Outcome:

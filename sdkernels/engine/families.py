@@ -40,11 +40,18 @@ class Alone:
     configurations: Tensor
     units: Tensor
 
+    def middle(self, count: int) -> "Alone":
+        """So many of them, or all if they are fewer, around the middle."""
+        start = max(0, len(self.units) - count) // 2
+        part = slice(start, start + count)
+        return Alone(self.site, self.configurations[part], self.units[part])
+
 
 class Family(Protocol):
     """K configurations of the pooled units of all sites, which are numbered site after site.
 
-    Each of them is either on one of the family's curves or clamps one unit alone.
+    Each of them is either on one of the family's curves or clamps one unit alone; but noise, and pairs of units
+    (:mod:`sdkernels.engine.pairs`), are run by a way of their own.
     """
 
     @property

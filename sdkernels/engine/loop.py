@@ -54,7 +54,7 @@ def changed_logits(model: nn.Module, calls: Sequence[Call], inputs: Tensor, chan
 def clamping(
     model: nn.Module,
     calls: Sequence[Call],
-    masks: Sequence[Tensor],  # for each call, [K, C] bool, True = clamped
+    masks: Sequence[Any],  # for each call, [K, C] bool, True = clamped; or what gives [C] by k
     clamps: Sequence[Any],  # for each call, with value, by, low, high
 ) -> Callable[[int, Any], Change]:
     """Clamp units, or coordinates: z - Q^T (Q z - c) where c are the coordinates with some clamped."""

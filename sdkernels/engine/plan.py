@@ -11,6 +11,7 @@ from sdkernels.engine.apart import ApartRun
 from sdkernels.engine.curves import CurvePlan, CurveRun
 from sdkernels.engine.graph import Graph, is_site
 from sdkernels.engine.noise import NoiseRun
+from sdkernels.engine.pairwise import PairsRun
 from sdkernels.engine.products import product_of
 from sdkernels.engine.rules import Linear, Unknown
 from sdkernels.engine.singles import SinglesRun
@@ -100,13 +101,17 @@ class Work:
     def add_singles(self, run: SinglesRun) -> None:
         """Single units; call it after they ran, as pairs that were absent already are no work."""
         for group in run.alone:
-            k = len(group.units) * (run.active / max(run.pairs, 1))
-            for node, mode in run.modes(group.site).items():
-                rule = run.know.rules[node]
-                share = rule.product.share if isinstance(rule, Linear) else 1.0
-                if mode != "dense":
-                    share = 1.0 / max(run.know.channels(run.know.sources(node)[0]) or run.know.channels(node), 1)
-                self._add(node, mode, k * share)
+            self._add_alone(run, group.site, len(group.units) * (run.active / max(run.pairs, 1)))
+
+    def add_pairs(self, run: PairsRun) -> None:
+        """Pairs, by a unit that they have in common; call it after they ran too."""
+        for common in run.common:
+            for node in run.singles.below.get(common.site, []):
+                self._add(node, "dense", run.first_rows / max(run.firsts, 1))
+        for site in run.singles.below:
+            k = sum(len(g.units) for common in run.common for g in common.others if g.site == site)
+            if k:
+                self._add_alone(run.singles, site, k * (run.singles.active / max(run.pairs, 1)))
 
     def add_apart(self, run: ApartRun) -> None:
         """Sets of their own."""
@@ -128,6 +133,15 @@ class Work:
             mode = ", ".join(self._modes.get(node, ["shared"]))
             rows.append(PlannedNode(node.name, mode, (1 + self._runs.get(node, 0.0)) * once, configurations * once))
         return rows
+
+    def _add_alone(self, run: SinglesRun, site: int, k: float) -> None:
+        """So many units of a site, each alone."""
+        for node, mode in run.modes(site).items():
+            rule = run.know.rules[node]
+            share = rule.product.share if isinstance(rule, Linear) else 1.0
+            if mode != "dense":
+                share = 1.0 / max(run.know.channels(run.know.sources(node)[0]) or run.know.channels(node), 1)
+            self._add(node, mode, k * share)
 
     def _add(self, node: fx.Node, mode: str, runs: float) -> None:
         self._runs[node] += runs

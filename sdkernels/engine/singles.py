@@ -94,7 +94,7 @@ class SinglesRun:
         self._updates = {site: find_update(know, below, graph.output) for site, below in self.below.items()}
         if like.dtype not in SUM_DTYPES or choose_backend(like.device, "rank_one") == "reference":
             self._updates = {}
-        read = {s for below in self.below.values() for n in below for s in (*know.sources(n), self._result(n))}
+        read = {s for below in self.below.values() for n in below for s in self.reads(n)}
         self.keep = frozenset(n for n in read | {graph.output} if n in graph.dependent)
         self.pairs = self.active = 0  # of configuration and example: all, and those that differ from the intact model
 
@@ -115,6 +115,11 @@ class SinglesRun:
             else:
                 value = clamped_units[group.site]
                 yield configurations, self._pass(group.site, units, intact, value, examples)
+
+    def reads(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes whose intact values a node below a site may ask for."""
+        rule = self.know.rules[node]
+        return [*self.know.sources(node), rule.result if isinstance(rule, Linear) else node]
 
     def row_bytes(self, site: int) -> int:
         """About how much memory a row, an example in a configuration, takes behind a site."""
@@ -155,7 +160,7 @@ class SinglesRun:
         reached: set[fx.Node] = set()
         sizes: set[fx.Node] = set()
         for node in self.nodes:
-            if node is self.graph.sites[site] or any(s in reached for s in self._reads(node)):
+            if node is self.graph.sites[site] or any(s in reached for s in self._sources(node)):
                 reached.add(node)
             is_number = "shape" not in node.meta and any(s in sizes for s in node.all_input_nodes)
             if isinstance(self.know.rules[node], Size) or is_number:
@@ -165,13 +170,9 @@ class SinglesRun:
                 reached.add(node)
         return [n for n in self.nodes if n in reached]
 
-    def _reads(self, node: fx.Node) -> list[fx.Node]:
+    def _sources(self, node: fx.Node) -> list[fx.Node]:
         rule = self.know.rules[node]
         return [rule.source] if isinstance(rule, Size) else self.know.sources(node)
-
-    def _result(self, node: fx.Node) -> fx.Node:
-        rule = self.know.rules[node]
-        return rule.result if isinstance(rule, Linear) else node
 
     def _update(
         self,

@@ -15,6 +15,8 @@ from sdkernels.engine.fused import FusedTail, can_fuse
 from sdkernels.engine.graph import Graph, Values
 from sdkernels.engine.memory import WORKING_SET, Budget, find_budget
 from sdkernels.engine.noise import NoiseRun
+from sdkernels.engine.pairs import Common, Pairs
+from sdkernels.engine.pairwise import PairsRun
 from sdkernels.engine.plan import Plan, Work
 from sdkernels.engine.rules import learn
 from sdkernels.engine.scores import Scores
@@ -74,9 +76,13 @@ class TileRun:
         self._sites, self._clamps = sites, [clamp.to(like) for clamp in clamps]
         self._curve_run = CurveRun(graph, know, self._clamps, like)
         self._tail = can_fuse(self._curve_run)
-        self._singles = (
-            SinglesRun(graph, know, self._alone, find_folding(graph, probe.inputs), like) if self._alone else None
-        )
+        self._singles: SinglesRun | None = None
+        self._pairs: PairsRun | None = None
+        if self._alone:
+            folding = find_folding(graph, probe.inputs)
+            self._singles = SinglesRun(graph, know, self._alone, folding, like)
+            if isinstance(family, Pairs):
+                self._pairs = PairsRun(graph, know, self._clamps, family, folding, like)
         apart = [] if self._tail is not None else [curve for curve in self._curves if is_apart(curve)]
         self._apart = ApartRun(graph, know, self._clamps, apart) if apart else None
         self._curves = [curve for curve in self._curves if not any(curve is other for other in apart)]
@@ -90,6 +96,7 @@ class TileRun:
             self._singles.keep if self._singles else frozenset()
         )
         self._keep |= self._noise.keep if self._noise else frozenset()
+        self._keep |= self._pairs.keep if self._pairs else frozenset()
 
     def intact(self, batch: Batch, look: Callable[[int, fx.Node, Tensor], Tensor] = _identity) -> Tile:
         """Run the intact model; ``look`` sees every site's activation."""
@@ -171,6 +178,10 @@ class TileRun:
                     yield from zip(few.curve.configurations[points].tolist(), logits, strict=True)
         for configurations, logits in self._single_logits(_few_units(self._alone), tile):
             yield from zip(configurations.tolist(), logits, strict=True)
+        if self._pairs is not None:
+            common = self._pairs.few()
+            for configurations, logits in self._pair_logits(self._pairs.few_alone(common), tile, common):
+                yield from zip(configurations.tolist(), logits, strict=True)
         if self._apart is not None:
             count = len(self._apart.configurations)
             for configurations, logits in self._apart_logits(tile, sorted({0, count // 2, count - 1})):
@@ -205,6 +216,9 @@ class TileRun:
             for group in _few_units(self._alone, self._passes):
                 for _ in self._single_logits([group], tile):
                     pass
+            if self._pairs is not None:
+                given = tile.values, tile.clamped, tile.values_in_range
+                self._pairs.rehearse(*given, tile.logits, self._passes)
             if self._apart is not None:
                 next(self._apart_logits(tile))
             if self._noise is not None:
@@ -221,7 +235,7 @@ class TileRun:
                 for g in self._alone
             }
             budget = find_budget(work, examples, limit)
-        self.pairs = (0, 0)
+        self.counts = (0,) * len(self.counts)
         if plan is None:
             return budget
         weights = plan.bytes + min(plan.bytes * len(self._curves), self._weights + plan.bytes)
@@ -238,14 +252,17 @@ class TileRun:
         self._spare /= 2
 
     @property
-    def pairs(self) -> tuple[int, int]:
-        """How many pairs of single unit and example there were, and how many were not absent already."""
-        return (0, 0) if self._singles is None else (self._singles.pairs, self._singles.active)
+    def counts(self) -> tuple[int, ...]:
+        """How many rows of single units and of pairs there were, and how many were run; to go back to."""
+        singles = () if self._singles is None else (self._singles.pairs, self._singles.active)
+        return (*singles, *(() if self._pairs is None else self._pairs.counts))
 
-    @pairs.setter
-    def pairs(self, pairs: tuple[int, int]) -> None:
+    @counts.setter
+    def counts(self, counts: tuple[int, ...]) -> None:
         if self._singles is not None:
-            self._singles.pairs, self._singles.active = pairs
+            self._singles.pairs, self._singles.active = counts[:2]
+        if self._pairs is not None:
+            self._pairs.counts = counts[2:]
 
     def plan(self, tile: int, budget: Budget) -> Plan:
         """What was done; call it after the last tile."""
@@ -261,6 +278,13 @@ class TileRun:
             work.add_singles(self._singles)
             absent = 1 - self._singles.active / max(self._singles.pairs, 1)
             notes.append(f"absent already: {absent:.1%} of the pairs of unit and example")
+        if self._pairs is not None:
+            work.add_pairs(self._pairs)
+            absent = 1 - self._pairs.singles.active / max(self._pairs.pairs, 1)
+            notes.append(
+                f"pairs: {len(self._pairs.common)} units are clamped once each, and on that their partners, as single "
+                f"units; absent already: {absent:.1%} of the rows of pair and example"
+            )
         if self._apart is not None:
             work.add_apart(self._apart)
         if self._noise is not None:
@@ -318,7 +342,10 @@ class TileRun:
 
     def _other_logits(self, tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
         """Configurations [k] that are on no curve, and their logits [k, N, L]."""
-        yield from self._single_logits(self._alone, tile)
+        if self._pairs is not None:
+            yield from self._pair_logits(self._alone, tile, self._pairs.common, is_whole=True)
+        else:
+            yield from self._single_logits(self._alone, tile)
         if self._apart is not None:
             yield from self._apart_logits(tile)
         if self._noise is not None:
@@ -328,6 +355,20 @@ class TileRun:
         assert self._apart is not None  # noqa: S101 - there are such configurations
         n = len(tile.batch.labels)
         return self._apart.logits(tile.values, tile.clamped, tile.values_in_range, n, only)
+
+    def _pair_logits(
+        self, groups: Sequence[Alone], tile: Tile, common: Sequence[Common], is_whole: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Single units, and the pairs that need no others; the former are given too if that ``is_whole``."""
+        assert self._pairs is not None  # noqa: S101 - there are pairs
+        alone = self._pairs.room(tile.logits)
+        for configurations, logits in self._single_logits(groups, tile):
+            if alone is not None:
+                alone[configurations] = logits
+            if is_whole:
+                yield configurations, logits
+        given = tile.values, tile.clamped, tile.values_in_range
+        yield from self._pairs.logits(*given, alone, len(tile.batch.labels), self._passes, common)
 
     def _single_logits(self, groups: Sequence[Alone], tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
         n = len(tile.batch.labels)
@@ -346,10 +387,4 @@ def _few_points(curve: Curve) -> Curve:
 
 def _few_units(groups: Sequence[Alone], counts: dict[int, int] | None = None) -> list[Alone]:
     """Of each group one unit in the middle, or as many as ``counts`` says."""
-    chosen: list[Alone] = []
-    for group in groups:
-        count = 1 if counts is None else min(counts[group.site], len(group.units))
-        start = (len(group.units) - count) // 2
-        part = slice(start, start + count)
-        chosen.append(Alone(group.site, group.configurations[part], group.units[part]))
-    return chosen
+    return [group.middle(1 if counts is None else counts[group.site]) for group in groups]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import sdkernels as sd
+from sdkernels.analysis.pairs import pair_importance
 from sdkernels.engine import execute
 from sdkernels.lab.models import BasicBlock, ResNet, convnet, mlp
 from tests.engine.parse import read_plan
@@ -128,6 +129,22 @@ def _pairs_of_maps(examples: int) -> Callable[[], Any]:
     return lambda: sd.ablate(model, ["relu5", "relu9"], data, units=[[0, 1], [2, 3], [70, 80]])
 
 
+def _pairs_of_units(examples: int) -> Callable[[], Any]:
+    """More pairs than fit a mask each; the first examples fire few units, as in :func:`_mlp_singles`."""
+    model, (inputs, labels) = mlp(256, (512, 512), 10, seed=0).eval(), _vectors(examples)
+    model.fc1.bias.data[:400] = -10
+    inputs[8:] *= 30
+    every = torch.triu_indices(512, 512, 1).t()
+    pairs = every[:: 50 if examples > WARM_UP else 5000]
+    return lambda: pair_importance(model, "relu1", (inputs, labels), pairs=pairs)
+
+
+def _pairs_of_two_layers(examples: int) -> Callable[[], Any]:
+    model, data = convnet(width=0.25, seed=0).eval(), _images(examples)
+    pairs = torch.cartesian_prod(torch.tensor([1, 64 + 3]), 64 + 64 + torch.arange(12))
+    return lambda: pair_importance(model, ["relu4", "relu5", "relu9"], data, pairs=pairs)
+
+
 def _directions(examples: int) -> Callable[[], Any]:
     model, data = convnet(width=0.5, seed=0).eval(), _images(examples)
     return lambda: sd.ablate_directions(model, "relu9", data, directions="random", orders=1, points=5)
@@ -146,6 +163,8 @@ CASES: dict[str, tuple[Callable[[int], Callable[[], Any]], int]] = {  # and how 
     "noisy-convnet": (_noisy_convnet, 300),
     "resampled-convnet": (_resampled_convnet, 300),
     "pairs-of-maps": (_pairs_of_maps, 300),
+    "pairs-of-units": (_pairs_of_units, 1500),
+    "pairs-of-two-layers": (_pairs_of_two_layers, 200),
     "directions": (_directions, 300),
     "whole-convnet": (lambda examples: _convnet_curve(examples, width=1.0), 10_000),
 }

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import sdkernels as sd
+from sdkernels.analysis.pairs import pair_importance
 from sdkernels.engine import execute, fused, memory, products, tiles, walk
 from sdkernels.engine.batches import Batch, gather
 from sdkernels.engine.tiles import TileRun
@@ -74,7 +75,14 @@ def _normed(**options: Any) -> Any:
     return sd.cumulative_ablation(model, "1", data, orders=2, points="all", **options)
 
 
-RUNS = {"curve": _curve, "singles": _singles, "kernel": _kernel, "normed": _normed}
+def _pairs(**options: Any) -> Any:
+    torch.manual_seed(0)
+    model, layers = image_networks()["convnet-relu"]
+    data = torch.randn(50, 2, 6, 6).double(), torch.randint(0, 5, (50,))
+    return pair_importance(model, layers, data, pairs=[[0, 1], [0, 7], [2, 0], [7, 8], [7, 9]], **options)
+
+
+RUNS = {"curve": _curve, "singles": _singles, "kernel": _kernel, "normed": _normed, "pairs": _pairs}
 
 
 def assert_equal(given: Any, expected: Any) -> None:
@@ -180,6 +188,7 @@ PLACES = {
     "singles": (products.Product, "__call__", 1),
     "kernel": (fused, "nested_linear_score", 0),
     "normed": (walk, "perturb", 0),
+    "pairs": (products.Product, "__call__", 1),
 }
 
 
