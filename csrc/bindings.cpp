@@ -76,19 +76,12 @@ template <typename Where, typename Given>
 auto class_moments(int (*run)(const sdkernels::Activation&, const int64_t*, const sdkernels::Moments&, Where)) {
   return [run](Address x,               // [N, A, C, B]
                Address labels,          // [N]
-               const Addresses& state,  // the fields of Moments
+               const Addresses& state,  // the fields of Moments; the last is 0 if not asked for
                const Sizes& shape, const Sizes& stride, int64_t classes, int dtype, Given where) {
-    const sdkernels::Moments moments{pointer<int64_t>(state[0]),
-                                     pointer<double>(state[1]),
-                                     pointer<double>(state[2]),
-                                     pointer<int64_t>(state[3]),
-                                     pointer<double>(state[4]),
-                                     pointer<double>(state[5]),
-                                     pointer<double>(state[6]),
-                                     pointer<double>(state[7]),
-                                     pointer<int64_t>(state[8]),
-                                     pointer<int64_t>(state[9]),
-                                     classes};
+    const sdkernels::Moments moments{pointer<int64_t>(state[0]), pointer<double>(state[1]),  pointer<double>(state[2]),
+                                     pointer<int64_t>(state[3]), pointer<double>(state[4]),  pointer<double>(state[5]),
+                                     pointer<double>(state[6]),  pointer<double>(state[7]),  pointer<int64_t>(state[8]),
+                                     pointer<int64_t>(state[9]), pointer<double>(state[10]), classes};
     return run(activation(x, shape, stride, dtype), pointer<const int64_t>(labels), moments, Where(where));
   };
 }

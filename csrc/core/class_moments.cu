@@ -115,7 +115,7 @@ __device__ __forceinline__ void store_range(const Task& task, int64_t range, int
 }
 
 // Rows of one element: several examples' loads in flight.
-template <typename T>
+template <typename T, bool kMeans>
 __device__ __forceinline__ void sum_elements(const Task& task, int64_t range, int64_t c) {
   const Rows& r = task.rows;
   const T* unit = static_cast<const T*>(task.x) + c * r.unit_stride;
@@ -135,6 +135,8 @@ __device__ __forceinline__ void sum_elements(const Task& task, int64_t range, in
         const Wide<T> v = widen(held[j]);
         spread.add(v);
         seen.add(v);
+        // The order is read again: to keep eight places would take registers.
+        if constexpr (kMeans) task.moments.means[order[place + j] * r.units + c] = v;
       }
     }
     return spread;
@@ -142,7 +144,7 @@ __device__ __forceinline__ void sum_elements(const Task& task, int64_t range, in
   store_range(task, range, c, 0, seen, seen.positive);
 }
 
-template <typename T, Access kAccess>
+template <typename T, Access kAccess, bool kMeans>
 __device__ __forceinline__ void sum_rows(const Task& task, int64_t range, int64_t c, const RowThread& t) {
   const Rows& r = task.rows;
   const T* unit = static_cast<const T*>(task.x) + c * r.unit_stride;
@@ -154,6 +156,7 @@ __device__ __forceinline__ void sum_rows(const Task& task, int64_t range, int64_
     Spread means(0);
     int64_t next = order[first];
     for (int64_t place = first; place < end; ++place) {
+      [[maybe_unused]] const int64_t n = next;
       const T* row = unit + next * r.example_stride;
       next = place + 1 < end ? order[place + 1] : next;  // early, since the next row's address waits for it
       Spread spread(widen(*row));
@@ -168,6 +171,9 @@ __device__ __forceinline__ void sum_rows(const Task& task, int64_t range, int64_
       row_m2 += t.lane == 0 ? spread.square - spread.sum * shift : spread.square;
       if (place == first) means = Spread(mean);
       means.add(mean);
+      if constexpr (kMeans) {
+        if (t.lane == 0) task.moments.means[n * r.units + c] = mean;
+      }
     }
     return means;
   });
@@ -182,7 +188,7 @@ __device__ __forceinline__ void sum_rows(const Task& task, int64_t range, int64_
   if (t.lane == 0) store_range(task, range, c, row_m2, seen, fired);
 }
 
-template <typename T, Access kAccess>
+template <typename T, Access kAccess, bool kMeans>
 __global__ void __launch_bounds__(kThreads, 3) sum_ranges(const Task task) {
   const Rows& r = task.rows;
   const RowThread t = row_thread(r);
@@ -190,9 +196,9 @@ __global__ void __launch_bounds__(kThreads, 3) sum_ranges(const Task task) {
   const int64_t range = int64_t(blockIdx.x / r.unit_blocks) * r.down + t.down;
   if (c >= r.units || range >= r.ranges) return;
   if constexpr (kAccess == Access::kSingle) {
-    sum_elements<T>(task, range, c);
+    sum_elements<T, kMeans>(task, range, c);
   } else {
-    sum_rows<T, kAccess>(task, range, c, t);
+    sum_rows<T, kAccess, kMeans>(task, range, c, t);
   }
 }
 
@@ -336,19 +342,20 @@ void place(Task& task, Temporary& memory) {
   memory.take(p.elements, 1);
 }
 
-template <typename T>
+// Whether means are written is known when kernels are compiled: without, they cost nothing.
+template <typename T, bool kMeans>
 void launch_sums(const Task& task, cudaStream_t stream) {
   const Rows& r = task.rows;
   const auto blocks = static_cast<unsigned>(r.unit_blocks * divide_up(r.ranges, r.down));
   switch (r.access) {
     case Access::kSingle:
-      sum_ranges<T, Access::kSingle><<<blocks, kThreads, 0, stream>>>(task);
+      sum_ranges<T, Access::kSingle, kMeans><<<blocks, kThreads, 0, stream>>>(task);
       break;
     case Access::kStrided:
-      sum_ranges<T, Access::kStrided><<<blocks, kThreads, 0, stream>>>(task);
+      sum_ranges<T, Access::kStrided, kMeans><<<blocks, kThreads, 0, stream>>>(task);
       break;
     default:
-      sum_ranges<T, Access::kVector><<<blocks, kThreads, 0, stream>>>(task);
+      sum_ranges<T, Access::kVector, kMeans><<<blocks, kThreads, 0, stream>>>(task);
   }
 }
 
@@ -368,7 +375,7 @@ int run(Task& task, const Activation& x, cudaStream_t stream) {
   if (code == kOk) {
     const dim3 merging(kMergedUnits, kSlices);
     const auto unit_blocks = static_cast<unsigned>(divide_up(x.units, kMergedUnits));
-    launch_sums<T>(task, stream);
+    task.moments.means ? launch_sums<T, true>(task, stream) : launch_sums<T, false>(task, stream);
     merge_classes<<<static_cast<unsigned>(task.by_class.classes * unit_blocks), merging, 0, stream>>>(task);
     merge_units<<<unit_blocks, merging, 0, stream>>>(task);
     code = error_code(cudaGetLastError());

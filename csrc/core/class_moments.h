@@ -19,6 +19,7 @@ struct Moments {
   double* maximum;          // [C]
   int64_t* fired;           // [C], examples with a positive element
   int64_t* fired_elements;  // [C]
+  double* means;            // [N, C], each example's over positions: written, not added; null is not asked for
   int64_t classes;          // L
 };
 

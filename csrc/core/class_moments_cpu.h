@@ -31,6 +31,7 @@ SDKERNELS_INLINE void add_tile(const Activation& x, const int64_t* labels, const
   const T* tile = static_cast<const T*>(x.x) + first * x.strides.c;
   for (int64_t n = 0; n < x.examples; ++n) {
     unit_rows(x, tile + n * x.strides.n, units, rows);
+    if (m.means) std::copy_n(rows.mean, units, m.means + n * x.units + first);
 #pragma omp simd
     for (int64_t i = 0; i < units; ++i) {
       const double delta = rows.mean[i] - mean[i];

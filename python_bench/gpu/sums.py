@@ -37,6 +37,7 @@ def sums_cases(device: torch.device, scale: str, clock: Clock) -> Cases:
     return {
         "class_moments: maps, 10 classes": lambda: moments_case(MAPS[scale], 10, device).measures(clock),
         "class_moments: features, 1000 classes": lambda: moments_case(FEATURES[scale], 1000, device).measures(clock),
+        "class_moments: maps, 10 classes, means": lambda: moments_case(MAPS[scale], 10, device, True).measures(clock),
         "class_histogram: maps, 10 classes": lambda: histogram_case(MAPS[scale], 10, device).measures(clock),
         "score: loss, 10 classes": lambda: score_case(FEW_LOGITS[scale], device).measures(clock),
         "score: loss, 1000 classes": lambda: score_case(MANY_LOGITS[scale], device).measures(clock),
@@ -52,17 +53,18 @@ def activation(shape: tuple[int, ...], classes: int, device: torch.device) -> tu
     return x, (uniform * classes).long().clamp(max=classes - 1)
 
 
-def moments_case(shape: tuple[int, ...], classes: int, device: torch.device) -> Case:
-    """A batch added to the accumulators."""
+def moments_case(shape: tuple[int, ...], classes: int, device: torch.device, with_means: bool = False) -> Case:
+    """A batch added to the accumulators, each example's means written if asked for."""
     x, labels = activation(shape, classes, device)
+    means = x.new_empty(shape[:2], dtype=torch.float64) if with_means else None
     state = ClassMoments.empty(classes, shape[1], device)
-    run: dict[str, Callable] = dict(runs("class_moments", MOMENTS, (x, labels, *state.tensors(), 1)))  # type: ignore[type-arg]
+    run: dict[str, Callable] = dict(runs("class_moments", MOMENTS, (x, labels, *state.tensors(), means, 1)))  # type: ignore[type-arg]
     run[TORCH] = lambda: torch_moments(x, labels, classes)
 
     @cache
     def expected() -> ClassMoments:
         moments = ClassMoments.empty(classes, shape[1], device)
-        sum_moments(x, labels, *moments.tensors(), 1)
+        sum_moments(x, labels, *moments.tensors(), None, 1)
         return moments
 
     def check(name: str) -> str:
@@ -71,16 +73,26 @@ def moments_case(shape: tuple[int, ...], classes: int, device: torch.device) -> 
                 require_close(field, result, getattr(expected(), field), TORCH_ERROR)
             return f"to {TORCH_ERROR:.0e}"
         moments = ClassMoments.empty(classes, shape[1], device)
-        MOMENTS[name](x, labels, *moments.tensors(), 1)
+        written = None if means is None else torch.full_like(means, torch.nan)
+        MOMENTS[name](x, labels, *moments.tensors(), written, 1)
         for field in ("count", "elements", "minimum", "maximum", "fired", "fired_elements"):
             require(torch.equal(getattr(moments, field), getattr(expected(), field)), f"{field} is not the reference's")
         floats = ("mean", "m2", "element_mean", "element_m2")
         error = max(
             require_close(field, getattr(moments, field), getattr(expected(), field), MOMENTS_ERROR) for field in floats
         )
+        if written is not None:
+            error = max(error, require_close("means", written, x.double().flatten(2).mean(2), MOMENTS_ERROR))
         return f"counts and extremes equal, moments to {error:.0e}"
 
-    return Case(f"float32 {list(shape)}", run, lambda: state.update(x, labels), check, bytes=x.nbytes, target=TARGET)
+    return Case(
+        f"float32 {list(shape)}",
+        run,
+        lambda: state.update(x, labels, means=means),
+        check,
+        bytes=x.nbytes + (0 if means is None else means.nbytes),
+        target=TARGET,
+    )
 
 
 def torch_moments(x: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:

@@ -21,10 +21,11 @@ for an example and Chan's merge for a map (Chan, Golub, LeVeque 1979),
 
 in float64: raw sums of squares would lose all digits of a variance that is small beside the mean.
 
-Floor: one read of ``x``.
+Floor: one read of ``x``; where they are asked for, one write of the :math:`\bar x_{n,c}`.
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,6 +94,7 @@ class ClassMoments:
         labels: Tensor,  # [N]
         *,
         unit_dim: int = 1,
+        means: Tensor | None = None,  # [N, C]
     ) -> None:
         """Add a batch, in place.
 
@@ -100,12 +102,22 @@ class ClassMoments:
             x: activations ``[N, ...]``, units in dimension ``unit_dim``; float64, float32, bfloat16 or float16.
             labels: int64 ``[N]``, 0 to L - 1.
             unit_dim: at least 1.
+            means: where to write each example's mean over positions, contiguous float64 ``[N, C]``: the numbers that
+                go into ``mean`` and ``m2``, nan or infinite where those are. From the same read of ``x``.
 
         Raises:
             TypeError: a dtype that is not listed.
-            ValueError: shapes or devices that do not fit, an empty batch, labels out of range.
+            ValueError: shapes or devices that do not fit, an empty batch, labels out of range, ``means`` that are not
+                contiguous.
+
+        Example:
+            >>> x = torch.tensor([[[1.0, 2.0]], [[3.0, 1.0]], [[0.0, 5.0]]])  # [N, C, S]
+            >>> means = torch.empty(3, 1, dtype=torch.float64)
+            >>> ClassMoments.empty(classes=2, units=1).update(x, torch.tensor([0, 0, 1]), means=means)
+            >>> means.flatten()
+            tensor([1.5000, 2.0000, 2.5000], dtype=torch.float64)
         """
-        torch.ops.sdkernels.class_moments(x.detach(), labels, *self.tensors(), unit_dim)
+        torch.ops.sdkernels.class_moments(x.detach(), labels, *self.tensors(), means, unit_dim)
 
     def merge(self, other: "ClassMoments") -> None:
         """Add what another has seen, in place; the order of merges changes only the last digits."""
@@ -132,8 +144,8 @@ class ClassMoments:
         return count, mean, (self.m2 + self.count[:, None] * (self.mean - mean) ** 2).sum(0)
 
     def dead(self) -> Tensor:
-        """Bool ``[C]``: units that never fired."""
-        return self.fired == 0
+        """Bool ``[C]``: units that were zero at every position of every example; none before the first batch."""
+        return (self.minimum == 0) & (self.maximum == 0)
 
 
 def _positive(count: Tensor) -> Tensor:
@@ -151,16 +163,18 @@ def _merge(count: Tensor, mean: Tensor, m2: Tensor, count_b: Tensor, mean_b: Ten
     count.add_(count_b)
 
 
-def reference(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> None:
+def reference(x: Tensor, labels: Tensor, *others: Any) -> None:
     """The specification, in pure torch: two passes over a batch in float64, then a merge."""
-    *state, unit_dim = state_and_unit_dim
-    moments = ClassMoments(*state)  # type: ignore[arg-type]
-    wide = by_units(x, unit_dim).double()  # type: ignore[arg-type]  # [N, A, C, B]
+    *state, means, unit_dim = others
+    moments = ClassMoments(*state)
+    wide = by_units(x, unit_dim).double()  # [N, A, C, B]
     positions = wide.shape[1] * wide.shape[3]
-    means = wide.mean((1, 3))  # [N, C]
-    batch = ClassMoments.empty(len(moments.count), means.shape[1], x.device)
+    of_examples = wide.mean((1, 3))  # [N, C]
+    if means is not None:
+        means.copy_(of_examples)
+    batch = ClassMoments.empty(len(moments.count), of_examples.shape[1], x.device)
     for label in labels.unique().tolist():
-        own = means[labels == label]
+        own = of_examples[labels == label]
         batch.count[label] = len(own)
         batch.mean[label] = own.mean(0)
         batch.m2[label] = ((own - own.mean(0)) ** 2).sum(0)
@@ -174,17 +188,17 @@ def reference(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> N
     moments.merge(batch)
 
 
-def native(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> None:
+def native(x: Tensor, labels: Tensor, *others: Any) -> None:
     """The C++ version for CPU tensors, the CUDA version for CUDA tensors."""
-    *state, unit_dim = state_and_unit_dim
-    view, labels = by_units(x, unit_dim), labels.contiguous()  # type: ignore[arg-type]
+    *state, means, unit_dim = others
+    view, labels = by_units(x, unit_dim), labels.contiguous()
     native_function("class_moments", x)(
         view.data_ptr(),
         labels.data_ptr(),
-        [t.data_ptr() for t in state],  # type: ignore[union-attr]
+        [0 if t is None else t.data_ptr() for t in (*state, means)],
         list(view.shape),
         list(view.stride()),
-        state[0].shape[0],  # type: ignore[union-attr]
+        state[0].shape[0],
         DTYPE_CODES[x.dtype],
     )
 
@@ -192,15 +206,12 @@ def native(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> None
 IMPLEMENTATIONS = {"reference": reference, "native": native, "triton": triton_version("class_moments")}
 
 
-def _check(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> None:
-    *state, unit_dim = state_and_unit_dim
-    units = check_activation("class_moments", x, unit_dim)  # type: ignore[arg-type]
+def _check(x: Tensor, labels: Tensor, *others: Any) -> None:
+    *state, means, unit_dim = others
+    units = check_activation("class_moments", x, unit_dim)
     names = [field.name for field in fields(ClassMoments)]
-    given = dict(zip(names, state, strict=True))
-    classes = given["count"].numel()  # type: ignore[union-attr]
-    for name, empty in zip(names, ClassMoments.empty(classes, units, "meta").tensors(), strict=True):
-        tensor = given[name]
-        assert isinstance(tensor, Tensor)  # noqa: S101 - the schema says so
+    classes = state[0].numel()
+    for name, tensor, empty in zip(names, state, ClassMoments.empty(classes, units, "meta").tensors(), strict=True):
         if tensor.dtype != empty.dtype or tensor.shape != empty.shape or tensor.device != x.device:
             raise ValueError(
                 f"class_moments: with {classes} classes and {units} units, {name} is {empty.dtype} "
@@ -208,14 +219,28 @@ def _check(x: Tensor, labels: Tensor, *state_and_unit_dim: Tensor | int) -> None
             )
         if not tensor.is_contiguous():
             raise ValueError(f"class_moments: {name} must be contiguous; make all by ClassMoments.empty")
+    if means is not None:
+        _check_means(means, x, units)
     check_class_labels("class_moments", labels, len(x), classes, x.device)
+
+
+def _check_means(means: Tensor, x: Tensor, units: int) -> None:
+    if means.dtype != torch.float64:
+        raise TypeError(f"class_moments: means are written in torch.float64; got {means.dtype}")
+    if list(means.shape) != [len(x), units] or means.device != x.device:
+        raise ValueError(
+            f"class_moments: with {len(x)} examples and {units} units, means are [{len(x)}, {units}] on {x.device}; "
+            f"got {list(means.shape)} on {means.device}"
+        )
+    if not means.is_contiguous():
+        raise ValueError("class_moments: means must be contiguous; make them by x.new_empty")
 
 
 torch.library.define(
     "sdkernels::class_moments",
     "(Tensor x, Tensor labels, Tensor(a!) count, Tensor(b!) mean, Tensor(c!) m2, Tensor(d!) elements, "
     "Tensor(e!) element_mean, Tensor(f!) element_m2, Tensor(g!) minimum, Tensor(h!) maximum, Tensor(i!) fired, "
-    "Tensor(j!) fired_elements, int unit_dim) -> ()",
+    "Tensor(j!) fired_elements, Tensor(k!)? means, int unit_dim) -> ()",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 torch.library.impl("sdkernels::class_moments", ("cpu", "cuda"))(dispatcher("class_moments", IMPLEMENTATIONS, _check))

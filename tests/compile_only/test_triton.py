@@ -70,9 +70,12 @@ def perturb(
     launcher("perturb")(out, x, mask, value, affine, affine, full, *drawn, 3, noise == "map", unit_dim, True)
 
 
-def class_moments(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False, unit_dim: int = 1) -> None:
+def class_moments(
+    shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False, unit_dim: int = 1, means: bool = False
+) -> None:
     state = ClassMoments.empty(10, shape[unit_dim]).tensors()
-    launcher("class_moments")(activation(shape, dtype, channels_last), ids(shape[0]), *state, unit_dim)
+    out = torch.zeros(shape[0], shape[unit_dim], dtype=F64) if means else None
+    launcher("class_moments")(activation(shape, dtype, channels_last), ids(shape[0]), *state, out, unit_dim)
 
 
 def class_histogram(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> None:
@@ -158,6 +161,10 @@ for name, dtype in (("float64", F64), ("float32", F32), ("bfloat16", BF16), ("fl
     case(f"maps {name}", class_moments, MAPS, dtype)
     case(f"large maps {name}", class_moments, LARGE_MAPS, dtype)
     case(f"channels-last {name}", class_moments, MAPS, dtype, True)
+    case(f"features {name}, means", class_moments, FEATURES, dtype, means=True)
+    case(f"maps {name}, means", class_moments, MAPS, dtype, means=True)
+    case(f"large maps {name}, means", class_moments, LARGE_MAPS, dtype, means=True)
+    case(f"channels-last {name}, means", class_moments, MAPS, dtype, True, means=True)
     case(f"maps {name}", class_histogram, MAPS, dtype)
     case(f"10 classes {name}, everything", score, 10, dtype, "everything")
     case(f"1000 classes {name}, everything", score, 1000, dtype, "everything")

@@ -13,7 +13,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Exact:
-    """The fields of :class:`sdkernels.ops.ClassMoments`, and the size of each unit's numbers."""
+    """The fields of :class:`sdkernels.ops.ClassMoments`, the size of each unit's numbers, each example's means."""
 
     count: Array  # [L]
     mean: Array  # [L, C]
@@ -26,6 +26,7 @@ class Exact:
     fired: Array  # [C]
     fired_elements: Array  # [C]
     size: Array  # [C], the greatest magnitude
+    means: Array  # [N, C], of each example
 
 
 def exact_moments(x: Tensor, labels: Tensor, classes: int, unit_dim: int = 1) -> Exact:
@@ -53,6 +54,7 @@ def exact_moments(x: Tensor, labels: Tensor, classes: int, unit_dim: int = 1) ->
         fired=(wide > 0).any(2).sum(0),
         fired_elements=(wide > 0).sum((0, 2)),
         size=np.abs(wide).max((0, 2)),
+        means=means,
     )
 
 
@@ -70,6 +72,12 @@ def assert_equal(found: ClassMoments, exact: Exact, tolerance: float) -> None:
     for name, size in bounds.items():
         error = np.abs(getattr(found, name).cpu().numpy() - getattr(exact, name))
         assert (error <= tolerance * size).all(), f"{name}: {float((error / size).max())}"
+
+
+def assert_means(found: Tensor, exact: Exact, tolerance: float) -> None:
+    """Examples' means [N, C], relative to the size of the numbers."""
+    error = np.abs(found.cpu().numpy() - exact.means)
+    assert (error <= tolerance * exact.size).all(), float((error / exact.size).max())
 
 
 def of_batches(x: Tensor, labels: Tensor, classes: int, ends: list[int], device: str) -> ClassMoments:

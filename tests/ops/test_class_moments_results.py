@@ -61,6 +61,28 @@ def test_over_classes_of_none_is_nan(native):
     assert mean.isnan().all()
 
 
+def test_dead_is_zero_at_every_position_of_every_example(native):
+    moments = ClassMoments.empty(2, 6)
+    assert not moments.dead().any(), "nobody has looked"
+    x = torch.zeros(4, 6, 3)
+    x[:, 1], x[:, 2], x[3, 3, 1], x[1, 4, 2], x[0, 5, 0] = 1, -0.5, -1e-30, 1e-30, torch.nan
+    labels = torch.tensor([0, 1, 0, 1])
+    moments.update(x, labels)
+    assert moments.dead().tolist() == [True, False, False, False, False, False]
+    moments.update(torch.zeros(4, 6, 3), labels)
+    assert moments.dead().tolist() == [True, False, False, False, False, False]
+    moments.update(x.roll(2, 1), labels)
+    assert not moments.dead().any()
+
+
+def test_one_of_two_merged_that_is_not_dead_is_enough(native):
+    merged, other = ClassMoments.empty(1, 3), ClassMoments.empty(1, 3)
+    merged.update(torch.tensor([[0.0, 0.0, -2.0]]), torch.tensor([0]))
+    other.update(torch.tensor([[0.0, 3.0, 2.0]]), torch.tensor([0]))
+    merged.merge(other)
+    assert merged.dead().tolist() == [True, False, False]
+
+
 def test_merge_with_nothing_changes_no_bit(native, case):
     x, labels, moments = case
     moments.merge(ClassMoments.empty(4, 5))

@@ -105,7 +105,7 @@ def rank_one_arguments(x: Tensor) -> list[Any]:
 
 CASES: dict[str, Callable[[Tensor], list[Any]]] = {
     "perturb": perturb_arguments,
-    "class_moments": lambda x: [x, LABELS, *ClassMoments.empty(3, 24).tensors(), 1],
+    "class_moments": lambda x: [x, LABELS, *ClassMoments.empty(3, 24).tensors(), None, 1],
     "class_histogram": lambda x: [x, LABELS, numbers((24, 2), torch.float64).sort(1).values, _histogram(), 1],
     "score": lambda x: [x.flatten(2).transpose(1, 2)[..., :5], integers(0, 5, [64]), None, True, 2, True, 0.1],
     "rank_one": rank_one_arguments,

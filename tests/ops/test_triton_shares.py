@@ -8,12 +8,12 @@ import importlib
 import pytest
 import torch
 
-from sdkernels.ops import class_histogram, nested_linear, nested_linear_score, perturb, rank_one, score
+from sdkernels.ops import ClassMoments, class_histogram, nested_linear, nested_linear_score, perturb, rank_one, score
 from tests.ops import clamped, nested
 from tests.ops.backends import backends_of
 from tests.ops.counted import ascending, counted
 from tests.ops.headed import assert_logits, head_case
-from tests.ops.moments import assert_equal, exact_moments, of_batches
+from tests.ops.moments import assert_equal, assert_means, exact_moments, of_batches
 from tests.ops.perturbed import perturbed
 from tests.ops.scored import assert_scores, scored
 from tests.ops.tensors import chances, integers, laid_out, numbers
@@ -93,8 +93,11 @@ def test_class_moments_of_several_examples(backend, divided, layout, tile, segme
     divided("class_moments", PROGRAMS=programs, TILE=tile, MERGED_SEGMENTS=segments, MERGED_UNITS=2)
     x, labels = numbers((13, 3, 3, 7)), integers(0, 3, [13])
     strided = laid_out(x, layout)
-    moments = of_batches(strided, labels, 4, [5], backend.device)
-    assert_equal(moments, exact_moments(x, labels, 4), MOMENTS)
+    exact = exact_moments(x, labels, 4)
+    assert_equal(of_batches(strided, labels, 4, [5], backend.device), exact, MOMENTS)
+    means = torch.full((13, 3), torch.nan, dtype=torch.float64, device=backend.device)
+    ClassMoments.empty(4, 3, backend.device).update(strided.to(backend.device), labels.to(backend.device), means=means)
+    assert_means(means, exact, MOMENTS)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels-last"])

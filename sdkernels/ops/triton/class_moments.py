@@ -22,12 +22,14 @@ MERGED_UNITS = 32
 NUM_WARPS = 4
 
 
-def class_moments(x: Tensor, labels: Tensor, *state_and_unit_dim: Any) -> None:
+def class_moments(x: Tensor, labels: Tensor, *others: Any) -> None:
     """Add a batch to the accumulators of ``sdkernels::class_moments``."""
-    *state, unit_dim = state_and_unit_dim
+    *state, means, unit_dim = others
     view = along_positions(x, unit_dim)  # [N, A, C, B]
     N, A, C, B = view.shape
-    examples, units, positions = tile_shape(C, A * B, view.stride(2) == 1, TILE)
+    # float64 and their means: a whole tile would not fit in registers
+    tile = TILE // 2 if means is not None and x.dtype == torch.float64 else TILE
+    examples, units, positions = tile_shape(C, A * B, view.stride(2) == 1, tile)
     unit_tiles = triton.cdiv(C, units)
     share = examples * triton.cdiv(N * unit_tiles, PROGRAMS * examples)  # examples of a program
     order, counts, class_segments, starts, lengths = segments_by_class(labels, len(state[0]), share)
@@ -44,6 +46,7 @@ def class_moments(x: Tensor, labels: Tensor, *state_and_unit_dim: Any) -> None:
         sums,
         extremes,
         fired,
+        means,
         segments,
         unit_tiles,
         C,
@@ -58,6 +61,7 @@ def class_moments(x: Tensor, labels: Tensor, *state_and_unit_dim: Any) -> None:
         POSITIONS=positions,
         CHUNKS=positions < A * B,
         ONE=A * B == 1,
+        MEANS=means is not None,
         num_warps=NUM_WARPS,
     )
     merge_moments_kernel[(triton.cdiv(C, MERGED_UNITS) * (len(counts) + 1),)](
@@ -109,6 +113,7 @@ def segment_moments_kernel(
     sums_ptr,  # [3, segments, C]: of examples' means, of their squares, of elements' squares within examples
     extremes_ptr,  # [2, segments, C]
     fired_ptr,  # [2, segments, C]
+    means_ptr,  # [N, C] if MEANS
     segments,
     unit_tiles,
     C,
@@ -126,6 +131,7 @@ def segment_moments_kernel(
     POSITIONS: tl.constexpr,
     CHUNKS: tl.constexpr,
     ONE: tl.constexpr,
+    MEANS: tl.constexpr,
 ):
     segment = (tl.program_id(0) // unit_tiles).to(tl.int64)
     units = tl.program_id(0) % unit_tiles * UNITS + tl.arange(0, UNITS)
@@ -177,6 +183,8 @@ def segment_moments_kernel(
             fires = tl.maximum(fires, tl.max(is_positive, 2))
             s0 += POSITIONS
         example_mean = sum_here if ONE else sum_here * one_position
+        if MEANS:
+            tl.store(means_ptr + n * C + c, example_mean, inside)
         # this lane's examples so far: as many as steps, since only the last step is not full
         steps = (seen // EXAMPLES).to(tl.float64)
         delta = tl.where(inside, example_mean - mean, 0.0)
