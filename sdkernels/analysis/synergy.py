@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.heat_map import UNDEFINED
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns
 
 
@@ -47,7 +48,8 @@ class PairImportance(Scored):
         Raises:
             KeyError: the metric was not measured.
         """
-        return self._mean(metric, self._signed(metric, self.baseline_sums[metric] - self._sum(metric)))
+        both = self._sum(metric)
+        return self._mean(metric, self._signed(metric, self.baseline_sums[metric] - both))
 
     def singles(self, metric: str = "accuracy") -> Tensor:
         """How much worse the network is without either unit of each pair alone, float64 [P, 2] ([P, 2, L] by class).
@@ -144,16 +146,15 @@ class PairImportance(Scored):
         measured = matrix[matrix.isfinite()]
         if not len(measured):
             raise ValueError(f"no pair within layer {name!r} has a finite synergy: nothing to draw")
-        pyplot = require("matplotlib.pyplot", "PairImportance.plot()")
         if ax is None:
-            ax = pyplot.subplots(layout="constrained")[1]
+            ax = require("matplotlib.pyplot", "PairImportance.plot()").subplots(layout="constrained")[1]
         most = float(measured.abs().max()) or 1.0
-        colours = pyplot.get_cmap("RdBu_r").with_extremes(bad="0.85")
+        colours = require("matplotlib", "PairImportance.plot()").colormaps["RdBu_r"].with_extremes(bad=UNDEFINED)
         image = ax.imshow(matrix.numpy(), cmap=colours, vmin=-most, vmax=most, interpolation="nearest")
         change = "cross-entropy gained (nats)" if metric == "loss" else f"{axis_label(metric)} lost"
         ax.figure.colorbar(image, ax=ax, label=f"synergy: {change} beyond both alone")
-        ax.set_xlabel(f"unit of {name}")
-        ax.set_ylabel(f"unit of {name}")
+        ax.set_xlabel(f"unit of layer {name}")
+        ax.set_ylabel(f"unit of layer {name}")
         for axis in (ax.xaxis, ax.yaxis):
             axis.get_major_locator().set_params(integer=True)
         return ax
@@ -173,4 +174,4 @@ class PairImportance(Scored):
     @staticmethod
     def _signed(metric: str, lost: Tensor) -> Tensor:
         """What is lost of a score, or gained of a loss."""
-        return -lost if metric == "loss" else lost
+        return 0 - lost if metric == "loss" else lost  # and no -0.0

@@ -130,17 +130,17 @@ def make_pairs(pairs: PairsOfUnits, unit_counts: tuple[int, ...]) -> Tensor:
         return torch.cat(found)
     if not isinstance(pairs, (Tensor, np.ndarray)) and not _is_list(pairs):
         raise TypeError(f"pairs is a {type(pairs).__name__}; give 'all', an integer tensor [P, 2] or a list of pairs")
-    if len(pairs) == 0:
-        raise ValueError("pairs is empty: give at least one pair of units")
     try:
         listed = torch.as_tensor(pairs).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"pairs must be two integers a row, [P, 2]: {error}") from error
+    if listed.numel() == 0:
+        raise ValueError("pairs is empty: give at least one pair of units")
     if listed.dtype == torch.bool or listed.is_floating_point() or listed.is_complex():
         raise ValueError(f"pairs is a {listed.dtype} tensor {list(listed.shape)}; give unit numbers, int64 [P, 2]")
     if listed.ndim != 2 or listed.shape[1] != 2:
         raise ValueError(f"pairs {list(listed.shape)} must be [P, 2]: a row a pair of two units")
-    listed = listed.long()
+    listed = listed.long().clone(memory_format=torch.contiguous_format)  # not the user's own
     if len(wrong := ((listed < 0) | (listed >= units)).nonzero()):
         row, column = wrong[0].tolist()
         raise ValueError(

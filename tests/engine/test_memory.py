@@ -77,9 +77,9 @@ def _normed(**options: Any) -> Any:
 
 def _pairs(**options: Any) -> Any:
     torch.manual_seed(0)
-    model, layers = image_networks()["convnet-relu"]
-    data = torch.randn(50, 2, 6, 6).double(), torch.randint(0, 5, (50,))
-    return pair_importance(model, layers, data, pairs=[[0, 1], [0, 7], [2, 0], [7, 8], [7, 9]], **options)
+    model = mlp(8, (12, 9, 9), 5, seed=0).double().eval()
+    data = torch.randn(50, 8).double(), torch.randint(0, 5, (50,))
+    return pair_importance(model, "relu1", data, pairs=[[0, 1], [0, 7], [2, 0], [7, 8], [7, 9]], value=-1.0, **options)
 
 
 RUNS = {"curve": _curve, "singles": _singles, "kernel": _kernel, "normed": _normed, "pairs": _pairs}

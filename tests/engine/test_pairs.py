@@ -168,6 +168,25 @@ def test_neither_tiles_nor_passes_nor_batches_matter(small, monkeypatch, layers)
         assert_same(pair_importance(model, layers, data, pairs=every, **options), expected)
 
 
+class Sideways(nn.Module):
+    """Has examples in another dimension than the first, in a tensor that no site reaches and in one behind a site."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.gate, self.relu, self.out = nn.Linear(4, 5), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((self.relu(self.fc(x)).t() * self.gate(x).t()).t())
+
+
+def test_examples_that_stand_in_another_dimension(seeds_torch):
+    model = Sideways().double().eval()
+    data = torch.randn(9, 4).double(), torch.randint(0, 3, (9,))
+    auto = pair_importance(model, "relu", data)
+    assert "pairs: " in auto.plan
+    assert_same(auto, pair_importance(model, "relu", data, method="loop"))
+
+
 def test_a_layer_that_nobody_reads():
     class Unread(nn.Module):
         def __init__(self) -> None:
