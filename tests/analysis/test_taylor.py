@@ -1,6 +1,7 @@
 """Taylor importance: against finite differences, autograd of one unit at a time, and true ablation of small units."""
 
 import math
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -202,11 +203,13 @@ def test_works_whatever_gradients_the_caller_wants(around, frozen, convnet):
 
 
 def test_what_comes_before_the_first_layer_needs_no_gradients(convnet):
-    """Though its parameters ask for them: a layer without one may stand there."""
+    """Though its parameters ask for them: a layer without one may stand there, and nothing is kept for it."""
+    kept = []
 
     class Rounding(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
+            kept.append(weakref.ref(ctx))
             return x.round()
 
         @staticmethod
@@ -219,7 +222,10 @@ def test_what_comes_before_the_first_layer_needs_no_gradients(convnet):
 
     model, data = convnet
     model.insert(1, First().eval())
+    seen = []
+    model[4].register_forward_hook(lambda *_: seen.append(kept[-1]() is None))
     assert taylor_importance(model, ["2", "3"], data).values.count_nonzero()
+    assert seen[-1]
 
 
 def test_data_of_any_kind_and_dead_units(convnet):

@@ -89,7 +89,7 @@ def test_of_a_perceptron(p, seeds_torch):
     assert_norms(weight_norm(model, "0", inputs, p=p, side="outgoing"), columns[:4], p)
 
 
-@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("p", [1, 2])
 def test_of_convolutions(p, wired):
     """Of a convolution, its depthwise reader, a grouped one, and both sides of flatten."""
     m, inputs = wired.model, wired.inputs
@@ -262,11 +262,6 @@ REFUSED = {
     ("padded", "conv1", "outgoing"): "node 'pad_1' (pad: ConstantPad2d) reads",
     ("padded", "conv2", "outgoing"): "node 'pad_2' (pad) reads",
     ("padded", "pad", "incoming"): "node 'pad_1' (pad: ConstantPad2d) makes",
-    ("vit", "block1", "incoming"): "node 'add' (add) makes",
-    ("vit", "block1", "outgoing"): "node 'block2_norm1' (block2.norm1: LayerNorm) reads",
-    ("vit", "block2.attn.proj", "outgoing"): "node 'block2_norm2' (block2.norm2: LayerNorm) reads",
-    ("vit", "norm", "incoming"): "node 'norm' (norm: LayerNorm) makes",
-    ("vit", "patches", "outgoing"): "node 'cat' (cat) reads",
     ("torch-attention", "embed", "outgoing"): "node 'norm1' (norm1: LayerNorm) reads",
     ("torch-attention", "norm1", "incoming"): "node 'norm1' (norm1: LayerNorm) makes",
     ("torch-attention", "norm1", "outgoing"): "node 'attn' (attn: MultiheadAttention) reads",
@@ -280,9 +275,8 @@ REFUSED = {
     ("lstm", "embed", "outgoing"): "node 'lstm' (lstm: LSTM) reads",
     ("lstm", "norm", "incoming"): "node 'norm' (norm: LayerNorm) makes",
 }
-SWEEP = ["mlp", "vgg", "resnet-basic-last", "resnet-functional", "preactivation", "densenet", "conv3d"]
-SWEEP += ["squeeze-excite", "read-twice", "resnext", "unet", "groupnorm", "conv1d", "odd-convolutions"]
-SWEEP += ["padded", "vit", "torch-attention", "gpt", "lstm"]
+SWEEP = ["mlp", "vgg", "resnet-basic-last", "preactivation", "densenet", "squeeze-excite", "read-twice", "resnext"]
+SWEEP += ["unet", "groupnorm", "conv1d", "odd-convolutions", "padded", "torch-attention", "gpt", "lstm"]
 
 
 @pytest.mark.parametrize("side", ["incoming", "outgoing"])
@@ -406,7 +400,7 @@ def test_arguments_that_are_refused(change, error, message, wired):
         weight_norm(**({"model": wired.model, "layers": "relu1", "data": wired.inputs} | change))
 
 
-def test_train_mode_hooks_and_broken_weights(wired):
+def test_train_mode_and_broken_weights(wired):
     wired.model.bn1.train()
     with pytest.raises(ValueError, match="train mode"):
         weight_norm(wired.model, "relu1", wired.inputs)
