@@ -16,8 +16,10 @@ from sdkernels.analysis.noise import NoiseCurve, noise_robustness
 from sdkernels.analysis.regularizer import SelectivityRegularizer
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.analysis.statistics import UnitStatistics
+from sdkernels.analysis.taylor import taylor_importance
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.analysis.unit_statistics import unit_statistics
+from sdkernels.analysis.weight_scores import batch_norm_scale, weight_norm
 from sdkernels.engine.execute import SdkernelsWarning
 
 __all__ = [
@@ -35,11 +37,14 @@ __all__ = [
     "UnitStatistics",
     "ablate",
     "ablate_directions",
+    "batch_norm_scale",
     "cumulative_ablation",
     "noise_robustness",
     "principal_directions",
     "random_directions",
     "rank_correlation",
+    "taylor_importance",
     "unit_importance",
     "unit_statistics",
+    "weight_norm",
 ]

@@ -20,8 +20,9 @@ def test_public_names():
     results = ["AblationCurve", "AblationScores", "NoiseCurve", "PrincipalDirections", "RankCorrelation"]
     results += ["UnitImportance", "UnitScore", "UnitStatistics"]
     tools = ["AblationMonitor", "LayerUnitAblation", "SelectivityRegularizer"]
-    functions = ["ablate", "ablate_directions", "cumulative_ablation", "noise_robustness", "principal_directions"]
-    functions += ["random_directions", "rank_correlation", "unit_importance", "unit_statistics"]
+    functions = ["ablate", "ablate_directions", "batch_norm_scale", "cumulative_ablation", "noise_robustness"]
+    functions += ["principal_directions", "random_directions", "rank_correlation", "taylor_importance"]
+    functions += ["unit_importance", "unit_statistics", "weight_norm"]
     assert sdkernels.__all__ == [*sorted([*results, *tools, "SdkernelsWarning"]), *functions]
     for name in sdkernels.__all__:
         public = getattr(sdkernels, name)

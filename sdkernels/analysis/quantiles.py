@@ -103,9 +103,9 @@ class QuantileSketch:
     def edges(self, cells: int) -> Tensor:
         """Edges that cut the non-zero values of each unit into cells of equal mass, float64 [C, cells - 1].
 
-        An edge lies half-way between two values that were seen, so that none is on it unless values repeat, and as
-        many values as :math:`n j / cells`, rounded, lie below edge j, but for :attr:`rank_error` of all values. A unit
-        that was never other than zero has edges of 0.
+        An edge lies half-way between two values that were seen, or before the first, so that none is on it unless
+        values repeat, and as many of n values as :math:`n j / cells`, rounded, lie below edge j, but for
+        :attr:`rank_error` of all values. A unit that was never other than zero has edges of 0.
         """
         weights = torch.cat(
             [
@@ -169,6 +169,8 @@ def _edges(values: Tensor, weights: Tensor, cells: int, is_exact: bool) -> Tenso
         below = torch.searchsorted(mass, below, right=True).double()
     last = ((~ordered.isnan()).sum(1, keepdim=True) - 1).clamp(min=0)
     above = below.long().minimum(last)
-    low, high = ordered.gather(1, (above - 1).clamp(min=0)), ordered.gather(1, above)
+    first, second = ordered[:, :1], ordered.gather(1, last.clamp(max=1))
+    low = torch.where(above > 0, ordered.gather(1, (above - 1).clamp(min=0)), 2 * first - second)
+    high = ordered.gather(1, above)
     middle = low + (high - low) / 2
     return torch.where(middle > low, middle, high).nan_to_num(0.0)

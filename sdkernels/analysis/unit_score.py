@@ -106,8 +106,8 @@ class UnitScore(PooledUnits):
             ax.stairs(scale * share - row, edges, baseline=-row, color="#08519c", linewidth=0.8, zorder=2 + row)
             if len(values):
                 ax.plot(np.median(values), -row, "o", color="black", markersize=3, clip_on=False, zorder=3 + row)
-            end = ax.annotate(f" {len(values)} units", (1, -row), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
-            end.set_in_layout(True)
+            beside = ("axes fraction", "data")
+            ax.annotate(f" {len(values)} units", (1, -row), xycoords=beside, va="bottom", fontsize=7)
         ax.set_yticks(-np.arange(len(layers)), self.layers)
         ax.set_ylim(-len(layers) + 0.9, 0.95)
         ax.set_xlabel(self.name)

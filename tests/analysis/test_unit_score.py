@@ -69,7 +69,7 @@ def test_picture_has_a_distribution_a_layer():
     score = scored([0.5, 0.25, float("nan"), 3.0, 2.0])
     ax = score.plot(bins=4)
     assert [text.get_text() for text in ax.get_yticklabels()] == ["1", "3"]
-    assert [text.get_text() for text in ax.texts] == [" 2 units", " 2 units"]  # the unit without a score is not among them
+    assert [text.get_text() for text in ax.texts] == [" 2 units", " 2 units"]  # one has no score
     assert ax.get_xlabel() == "score"
     assert [line.get_xdata()[0] for line in ax.lines] == [0.375, 2.5]
     heights = [np.ediff1d(patch.get_path().vertices[:, 1]).max() for patch in ax.patches]

@@ -16,6 +16,7 @@ from tests.ops.test_registered_ops import CASES
 
 # Where an op's backends are, if not in IMPLEMENTATIONS of a module of its name.
 IMPLEMENTED_IN = {
+    "class_means": ("class_moments", "IMPLEMENTATIONS"),
     "nested_linear_score": ("nested_linear", "SCORE_IMPLEMENTATIONS"),
     "perturb_into": ("perturb", "IMPLEMENTATIONS"),
     "rank_one_head": ("rank_one", "HEAD_IMPLEMENTATIONS"),
