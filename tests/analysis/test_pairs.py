@@ -109,6 +109,19 @@ def test_units_that_are_of_use_together_alone():
     assert found.synergy().tolist() == [-2 / 4]
 
 
+def test_what_is_ambiguous_is_told_by_pair_and_by_unit():
+    """Without both units, or without the third alone, the two logits tie."""
+    model = planted(([1, 0], 0.0), ([1, 0], 0.0), ([0, 1], 0.0), out=[([1.0, 1.0, 0.0], 0.0), ([0.0, 0.0, 1.0], 0.0)])
+    data = torch.tensor([[1.0, 0.5], [0.5, 1.5], [0.0, 1.0]]).double(), torch.tensor([0, 1, 1])
+    found = pair_importance(model, "1", data)
+    assert found.pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
+    assert found.ambiguous.tolist() == [0, 1, 1]
+    assert found.single_ambiguous.tolist() == [0, 0, 1]
+    tied = pair_importance(model, "1", (data[0] * torch.tensor([1.0, 0.0]).double(), data[1]))
+    assert tied.ambiguous.tolist() == [3, 1, 1]
+    assert tied.single_ambiguous.tolist() == [1, 1, 1]
+
+
 def test_units_that_add_up_have_no_synergy(seeds_torch):
     """A score that is linear in the units, whatever they are clamped to."""
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double().eval()

@@ -15,7 +15,7 @@ from sdkernels.engine.pairs import Common, Pairs
 from sdkernels.engine.singles import find_folding
 from sdkernels.lab.models import mlp
 from tests.engine.calls import calls_of
-from tests.engine.compare import assert_same, left_as_they_were
+from tests.engine.compare import assert_same, assert_same_but_for_rounding, left_as_they_were
 from tests.engine.parse import read_plan
 from tests.engine.test_zoo import METRICS, OTHER_VALUES, value_of
 from tests.engine.zoo import ZOO, Network, build
@@ -166,6 +166,14 @@ def test_neither_tiles_nor_passes_nor_batches_matter(small, monkeypatch, layers)
     for configs_per_batch, batch_size in (("auto", 256), (4, 3)):
         options = {"configs_per_batch": configs_per_batch, "batch_size": batch_size}
         assert_same(pair_importance(model, layers, data, pairs=every, **options), expected)
+
+
+def test_in_single_precision_counts_differ_by_ambiguous_examples_alone(seeds_torch):
+    model = mlp(20, (40, 30), 10, seed=0).eval()
+    data = torch.randn(200, 20), torch.randint(0, 10, (200,))
+    pairs = torch.triu_indices(70, 70, 1).t()[::7]
+    auto, oracle = (pair_importance(model, ["relu1", "relu2"], data, pairs=pairs, method=m) for m in ("auto", "loop"))
+    assert_same_but_for_rounding(auto, oracle)
 
 
 class Sideways(nn.Module):
