@@ -13,9 +13,11 @@ from sdkernels.analysis.directions import ablate_directions
 from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.monitor import AblationMonitor
 from sdkernels.analysis.noise import NoiseCurve, noise_robustness
+from sdkernels.analysis.pairs import pair_importance
 from sdkernels.analysis.regularizer import SelectivityRegularizer
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.analysis.statistics import UnitStatistics
+from sdkernels.analysis.synergy import PairImportance
 from sdkernels.analysis.taylor import taylor_importance
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.analysis.unit_statistics import unit_statistics
@@ -28,6 +30,7 @@ __all__ = [
     "AblationScores",
     "LayerUnitAblation",
     "NoiseCurve",
+    "PairImportance",
     "PrincipalDirections",
     "RankCorrelation",
     "SdkernelsWarning",
@@ -40,6 +43,7 @@ __all__ = [
     "batch_norm_scale",
     "cumulative_ablation",
     "noise_robustness",
+    "pair_importance",
     "principal_directions",
     "random_directions",
     "rank_correlation",

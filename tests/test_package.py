@@ -17,12 +17,12 @@ LAYERS = ["ops", "engine", "analysis", "lab", "paper"]  # each imports only from
 
 
 def test_public_names():
-    results = ["AblationCurve", "AblationScores", "NoiseCurve", "PrincipalDirections", "RankCorrelation"]
-    results += ["UnitImportance", "UnitScore", "UnitStatistics"]
+    results = ["AblationCurve", "AblationScores", "NoiseCurve", "PairImportance", "PrincipalDirections"]
+    results += ["RankCorrelation", "UnitImportance", "UnitScore", "UnitStatistics"]
     tools = ["AblationMonitor", "LayerUnitAblation", "SelectivityRegularizer"]
     functions = ["ablate", "ablate_directions", "batch_norm_scale", "cumulative_ablation", "noise_robustness"]
-    functions += ["principal_directions", "random_directions", "rank_correlation", "taylor_importance"]
-    functions += ["unit_importance", "unit_statistics", "weight_norm"]
+    functions += ["pair_importance", "principal_directions", "random_directions", "rank_correlation"]
+    functions += ["taylor_importance", "unit_importance", "unit_statistics", "weight_norm"]
     assert sdkernels.__all__ == [*sorted([*results, *tools, "SdkernelsWarning"]), *functions]
     for name in sdkernels.__all__:
         public = getattr(sdkernels, name)

@@ -16,7 +16,8 @@ from sdkernels.analysis.attribution_arguments import (
 )
 from sdkernels.analysis.attribution_runs import Ready, prepared, run
 from sdkernels.analysis.fingerprint import fingerprint
-from sdkernels.analysis.measure import progress, undisturbed
+from sdkernels.analysis.measure import progress
+from sdkernels.analysis.subject import undisturbed
 from sdkernels.engine.execute import PROBE_EXAMPLES, SdkernelsWarning
 from sdkernels.engine.sites import Site, check_eval_mode, find_sites, unwrap
 

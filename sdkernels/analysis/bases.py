@@ -6,11 +6,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sdkernels.analysis.measure import undisturbed
+from sdkernels.analysis.subject import studied
 from sdkernels.engine.averages import average
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.execute import PROBE_EXAMPLES
-from sdkernels.engine.sites import Site, check_eval_mode, find_sites, unwrap
+from sdkernels.engine.sites import Site
 
 Basis = Tensor | Literal["random", "principal"]
 Directions = Basis | Mapping[str, Basis]
@@ -160,16 +159,10 @@ def principal_directions(
         >>> variances.round(decimals=6).tolist(), directions[0].round(decimals=4).tolist()
         ([4.0, 1.0], [0.7071, 0.7071])
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     if not isinstance(layer, (str, nn.Module)):
         raise TypeError(f"layer is a {type(layer).__name__}; give one dotted name or one module")
-    model = unwrap(model)
-    check_eval_mode(model)
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    with undisturbed(device, tf32=False):
-        batches = Batches(data, batch_size=batch_size, device=device)
-        sites, _ = find_sites(model, layer, batches.first()[0][:PROBE_EXAMPLES], unit_dim, select)
+    with studied(model, layer, data, unit_dim=unit_dim, select=select, batch_size=batch_size) as subject:
+        model, sites, batches, *_ = subject
         (site,) = sites
         count = site.units if count is None else count
         _check_number("count", count, 1, site.units)

@@ -1,10 +1,7 @@
 """What all ablation functions share: they check, find the sites, make their family, and hand it to the engine."""
 
-import copy
 import platform
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -16,19 +13,13 @@ from torch import Tensor, nn
 import sdkernels
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.sampling import Sampling, Series, each_alone, run_sampled
+from sdkernels.analysis.subject import studied
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.execute import PROBE_EXAMPLES, Job, Outcome, run, warn_of_no_effect
+from sdkernels.engine.execute import Job, Outcome, run, warn_of_no_effect
 from sdkernels.engine.families import Family
 from sdkernels.engine.scores import Metric, Metrics, check_metrics
-from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
+from sdkernels.engine.sites import Layers, Site
 from sdkernels.engine.values import Value, Within, describe_value, describe_within, resolve_clamps
-
-PRECISIONS = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "tf32": torch.float32,
-    "bfloat16": torch.bfloat16,
-}
 
 FamilyT = TypeVar("FamilyT", bound=Family)
 
@@ -116,8 +107,6 @@ def measure(
     Raises:
         ValueError, TypeError: as :func:`sdkernels.cumulative_ablation` says.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     if options.method not in ("auto", "loop"):
         raise ValueError(f"method={options.method!r}: choose 'auto' or 'loop'")
     if isinstance(options.seed, bool) or not isinstance(options.seed, int):
@@ -133,20 +122,8 @@ def measure(
         if not (isinstance(value, float) and value == 0.0):
             raise ValueError("value and baselines are two words for one thing; give one")
         value = options.baselines
-    model = unwrap(model)
-    check_eval_mode(model)
-    model, layers = as_precision(model, layers, options.precision)
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    if options.precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"precision='tf32' is arithmetic of NVIDIA GPUs; the model is on {device}")
-    with undisturbed(device, tf32=options.precision == "tf32"):
-        batches = Batches(
-            data, batch_size=options.batch_size, device=device, dtype=dtype if options.precision else None
-        )
-        inputs = batches.first()[0][:PROBE_EXAMPLES]
-        sites, logits = find_sites(model, layers, inputs, options.unit_dim, options.select)
+    way = {name: getattr(options, name) for name in ("precision", "unit_dim", "select", "batch_size")}
+    with studied(model, layers, data, **way) as (model, sites, batches, inputs, logits, precision):
         metrics = check_metrics(options.metrics, logits.shape[1])
         if options.tolerance is not None and "class_accuracy" in metrics:
             raise ValueError("'class_accuracy' needs every example; leave out tolerance=")
@@ -180,29 +157,12 @@ def measure(
         outcome=outcome,
         layers=tuple(site.name for site in sites),
         value=describe_value(value) + describe_within(options.within),
-        precision="tf32" if options.precision == "tf32" else str(dtype).removeprefix("torch."),
+        precision=precision,
         method=options.method,
         seed=options.seed if is_resampled or used is not None else None,
         used=used,
         bounds=bounds,
     )
-
-
-@contextmanager
-def undisturbed(device: torch.device, tf32: bool) -> Iterator[None]:
-    """Without the caller's autocast, and with TF32 only if asked for, as the precision is the model's; random draws, as
-    a loader's, are undone; what is compiled runs eagerly, as compiled code may not see hooks."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        if device.type == "cuda":
-            backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-            for backend in backends:
-                stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
-                backend.allow_tf32 = tf32
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a second
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
 
 
 def versions() -> dict[str, str]:
@@ -213,23 +173,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def as_precision(model: nn.Module, layers: Layers, precision: str | None) -> tuple[nn.Module, Layers]:
-    """The model, or a converted copy, and the layers by name in it."""
-    if precision is None:
-        return model, layers
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}, or None for the model's own")
-    dtype = PRECISIONS[precision]
-    if all(t.dtype == dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()):
-        return model, layers
-    names = {id(module): name for name, module in model.named_modules()}
-    if isinstance(layers, nn.Module):
-        layers = [layers]
-    if not isinstance(layers, str):
-        layers = [names.get(id(layer), layer) if isinstance(layer, nn.Module) else layer for layer in layers]
-    return copy.deepcopy(model).to(dtype), layers
 
 
 def check_fraction(memory_fraction: float) -> float:

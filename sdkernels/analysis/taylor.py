@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdkernels.analysis.measure import as_precision, progress, undisturbed
+from sdkernels.analysis.measure import progress
+from sdkernels.analysis.subject import studied
 from sdkernels.analysis.unit_score import UnitScore
-from sdkernels.engine.batches import Batches, check_labels
-from sdkernels.engine.execute import PROBE_EXAMPLES, check_repeatable
+from sdkernels.engine.batches import check_labels
+from sdkernels.engine.execute import check_repeatable
 from sdkernels.engine.loop import Hooks
-from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
+from sdkernels.engine.sites import Layers, Site
 
 _NAMES = {
     "signed": "Taylor importance (nats)",
@@ -84,20 +85,14 @@ def taylor_importance(
     """
     if kind not in _NAMES:
         raise ValueError(f"kind={kind!r}: choose one of {', '.join(map(repr, _NAMES))}")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-    model = unwrap(model)
-    check_eval_mode(model)
-    model, layers = as_precision(model, layers, precision)
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    dtype = next((t.dtype for t in tensors if t.is_floating_point()), None) if precision else None
-    if precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"precision='tf32' is arithmetic of NVIDIA GPUs; the model is on {device}")
-    with torch.inference_mode(False), undisturbed(device, tf32=precision == "tf32"):
-        batches = Batches(data, batch_size=batch_size, device=device, dtype=dtype)
-        inputs = batches.first()[0][:PROBE_EXAMPLES]
-        sites, logits = find_sites(model, layers, inputs, unit_dim, select)
+    with (
+        torch.inference_mode(False),
+        studied(
+            model, layers, data, precision=precision, unit_dim=unit_dim, select=select, batch_size=batch_size
+        ) as subject,
+    ):
+        model, sites, batches, inputs, logits, _ = subject
+        device = batches.device
         with torch.no_grad():
             check_repeatable(model, inputs, logits)
         sums = [torch.zeros(site.units, dtype=torch.float64, device=device) for site in sites]

@@ -7,14 +7,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sdkernels.analysis.measure import as_precision, check_fraction, progress, undisturbed, versions
+from sdkernels.analysis.measure import check_fraction, progress, versions
 from sdkernels.analysis.quantiles import QuantileSketch
 from sdkernels.analysis.statistics import UnitStatistics
+from sdkernels.analysis.subject import studied
 from sdkernels.engine.averages import ElementMean
 from sdkernels.engine.batches import Batches, check_labels
-from sdkernels.engine.execute import PROBE_EXAMPLES
 from sdkernels.engine.memory import memory_limit
-from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap, watch
+from sdkernels.engine.sites import Layers, Site, watch
 from sdkernels.ops import ClassMoments, class_histogram
 
 _BLOCK = 1024  # examples
@@ -87,22 +87,23 @@ def unit_statistics(
         >>> stats.selectivity().values, stats.dead
         (tensor([0.6000, 1.0000,    nan], dtype=torch.float64), tensor([False, False,  True]))
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     _check_counts(num_classes, cells)
-    model = unwrap(model)
-    check_eval_mode(model)
-    model, layers = as_precision(model, layers, precision)
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    with undisturbed(device, tf32=precision == "tf32"):
-        batches = Batches(data, batch_size=batch_size, device=device, dtype=dtype if precision else None)
-        inputs = batches.first()[0][:PROBE_EXAMPLES]
-        sites, output = find_sites(model, layers, inputs, unit_dim, select, scored=num_classes is None)
+    fraction = check_fraction(memory_fraction)
+    with studied(
+        model,
+        layers,
+        data,
+        precision=precision,
+        unit_dim=unit_dim,
+        select=select,
+        batch_size=batch_size,
+        scored=num_classes is None,
+    ) as subject:
+        model, sites, batches, _, output, precision_name = subject
+        device = batches.device
         classes = output.shape[1] if num_classes is None else num_classes
         units = sum(site.units for site in sites)
-        blocks = _blocks(units, classes, cells, memory_limit(device, check_fraction(memory_fraction)))
+        blocks = _blocks(units, classes, cells, memory_limit(device, fraction))
         watched = [_Watched(site, classes, blocks if cells else 0, mean_maps, device) for site in sites]
         with progress(show_progress, batches.examples, 1, "taking statistics") as advance:
             labels = _pass(model, sites, batches, [one.see for one in watched], classes, advance)
@@ -119,7 +120,7 @@ def unit_statistics(
                     f"memory: {len(labels)} and then {len(again)}, or other labels. Give data that stays, or a larger "
                     "memory_fraction"
                 )
-    return _result(watched, histograms, "tf32" if precision == "tf32" else str(dtype).removeprefix("torch."))
+    return _result(watched, histograms, precision_name)
 
 
 class _Watched:

@@ -7,16 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sdkernels.analysis.measure import undisturbed
+from sdkernels.analysis.subject import studied
 from sdkernels.analysis.unit_score import UnitScore
-from sdkernels.engine.batches import Batches
 from sdkernels.engine.execute import PROBE_EXAMPLES
 from sdkernels.engine.exported import find_graph
 from sdkernels.engine.graph import UntraceableError
 from sdkernels.engine.products import Product
 from sdkernels.engine.reach import NONE, Walks
 from sdkernels.engine.rules import Linear
-from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
+from sdkernels.engine.sites import Layers, Site
 
 
 def weight_norm(
@@ -157,16 +156,10 @@ def _walks(
     select: int | Mapping[str, int] | None,
 ) -> tuple[Walks, list[Site]]:
     """The sites, and a graph to walk from them."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-    model = unwrap(model)
-    check_eval_mode(model)
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     if isinstance(data, Tensor):
         data = (data, torch.zeros(data.shape[:1], dtype=torch.int64))  # whose labels nobody reads
-    with undisturbed(device, tf32=False):
-        inputs = Batches(data, batch_size=PROBE_EXAMPLES, device=device).first()[0][:PROBE_EXAMPLES]
-        sites, logits = find_sites(model, layers, inputs, unit_dim, select)
+    with studied(model, layers, data, unit_dim=unit_dim, select=select, batch_size=PROBE_EXAMPLES) as subject:
+        model, sites, _, inputs, logits, _ = subject
         try:
             graph = find_graph(model, sites, inputs, logits)
         except UntraceableError as error:
