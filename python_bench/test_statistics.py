@@ -14,7 +14,7 @@ from python_bench.race import Race, Turns
 from python_bench.statistics_contest import ADDED, FORWARD, HOOKS, MOMENTS, NETWORKS, TOYS, Hooks, check, forward
 from python_bench.workloads import CLASSES
 
-TURNS = 7
+TURNS = 11
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -30,8 +30,8 @@ def test_statistics(name, benchmark, report, is_tiny):
     contestants: dict[str, Callable[[], Any]] = {
         OURS: take,
         MOMENTS: partial(take, cells=0),
-        FORWARD: partial(forward, model, inputs, size),
         HOOKS: partial(hooks.run, inputs, labels, size),
+        FORWARD: partial(forward, model, inputs, size),
     }
     check(take(), contestants[HOOKS]())
     turns = Turns(contestants)

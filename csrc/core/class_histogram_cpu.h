@@ -9,13 +9,18 @@
 namespace sdkernels::SDKERNELS_LEVEL {
 namespace {
 
-constexpr int64_t kFewEdges = 32;  // so many are compared faster than searched
+constexpr int64_t kCacheBytes = 256 * 1024;  // of counts, to stay in a core's second-level cache
+constexpr int64_t kFewEdges = 8;             // so many are compared faster than searched
 
 // 0 for zero, else 1 + how many edges are not above the value; nan is above all.
 SDKERNELS_INLINE int64_t bin_of(double value, const double* edges, int64_t count) {
   if (value == 0) return 0;
   int64_t below = 0;
-  for (; count > kFewEdges; count -= count / 2) below += value < edges[below + count / 2 - 1] ? 0 : count / 2;
+  while (count > kFewEdges) {
+    const int64_t half = count / 2;
+    below += half & -int64_t(!(value < edges[below + half - 1]));  // no branch: nobody could predict it
+    count -= half;
+  }
   const double* rest = edges + below;
   for (int64_t i = 0; i < count; ++i) below += !(value < rest[i]);
   return 1 + below;
@@ -36,15 +41,16 @@ SDKERNELS_INLINE void count_tile(const Activation& x, const int64_t* labels, con
 
 }  // namespace
 
-int class_histogram(const Activation& x, const int64_t* labels, const double* edges, int64_t* counts, int64_t,
+int class_histogram(const Activation& x, const int64_t* labels, const double* edges, int64_t* counts, int64_t classes,
                     int64_t edge_count, int threads) {
   return with_dtype(x.dtype, [&](auto type) {
-    const int64_t tiles = (x.units + kTile - 1) / kTile;
+    const int64_t fit = kCacheBytes / (classes * (edge_count + 2) * int64_t(sizeof(int64_t)));
+    const int64_t units = tile_units(x.units, threads, fit), tiles = (x.units + units - 1) / units;
     [[maybe_unused]] const bool parallel = x.examples * x.before * x.units * x.after > kElementsWorthAThread;
 #pragma omp parallel for num_threads(threads) if (parallel) schedule(static)
     for (int64_t tile = 0; tile < tiles; ++tile)
-      count_tile<decltype(type)>(x, labels, edges, counts, edge_count, tile * kTile,
-                                 std::min(kTile, x.units - tile * kTile));
+      count_tile<decltype(type)>(x, labels, edges, counts, edge_count, tile * units,
+                                 std::min(units, x.units - tile * units));
     return int(kOk);
   });
 }

@@ -73,11 +73,11 @@ int class_moments(const Activation& x, const int64_t* labels, const Moments& mom
       seen += positions;
     }
     *moments.elements += x.examples * x.before * x.after;
-    const int64_t tiles = (x.units + kTile - 1) / kTile;
+    const int64_t units = tile_units(x.units, threads), tiles = (x.units + units - 1) / units;
     [[maybe_unused]] const bool parallel = x.examples * x.before * x.units * x.after > kElementsWorthAThread;
 #pragma omp parallel for num_threads(threads) if (parallel) schedule(static)
     for (int64_t tile = 0; tile < tiles; ++tile)
-      add_tile<decltype(type)>(x, labels, weights, moments, tile * kTile, std::min(kTile, x.units - tile * kTile));
+      add_tile<decltype(type)>(x, labels, weights, moments, tile * units, std::min(units, x.units - tile * units));
     return int(kOk);
   });
 }

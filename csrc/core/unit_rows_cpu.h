@@ -19,7 +19,12 @@
 namespace sdkernels::SDKERNELS_LEVEL {
 namespace {
 
-constexpr int64_t kTile = 64;  // units at a time
+constexpr int64_t kTile = 64;  // units at a time, at most
+
+// Units at a time so that every thread has some, and no more than fit: whole vectors of them.
+inline int64_t tile_units(int64_t units, int threads, int64_t fit = kTile) {
+  return std::clamp<int64_t>((std::min(units / threads, fit) + 15) / 16 * 16, 16, kTile);
+}
 
 // Of up to kTile units of one example.
 struct UnitRows {

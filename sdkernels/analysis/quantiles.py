@@ -10,18 +10,20 @@ Blocks are cut by the number of examples, so nothing depends on how the data cam
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+_WORTH_THREADS = 2**21  # values; OpenMP's own threads wait for work for a while, and are in the way
 UNITS_AT_ONCE = 256  # when all values of a unit are sorted: bounds the copies
 
 
 @dataclass(eq=False)
 class _Block:
-    rows: Tensor  # [block, C], float64; sorted by unit where the level is above 0
+    rows: Tensor  # [block, C]; sorted by unit where the level is above 0
     level: int  # each row stands for 2 ** level values
 
 
@@ -33,6 +35,7 @@ class QuantileSketch:
         blocks: how many blocks may be held, at least 2; beyond, they are merged. Where N examples need more than that
             many distinct weights, there are up to log2(N / block) + 2.
         block: examples a block.
+        dtype: what values are rounded to: float64, or float32, which is sorted in half the time.
         device: where the values are.
 
     Example:
@@ -42,10 +45,18 @@ class QuantileSketch:
         (tensor([[25.5000, 50.5000, 75.5000]], dtype=torch.float64), 0.0)
     """
 
-    def __init__(self, units: int, *, blocks: int, block: int = 1024, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        units: int,
+        *,
+        blocks: int,
+        block: int = 1024,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> None:
         if blocks < 2 or block < 2 or block % 2:
             raise ValueError(f"blocks={blocks} and block={block} must be at least 2, and block even")
-        self.units, self.block, self.device = units, block, device
+        self.units, self.block, self.dtype, self.device = units, block, dtype, device
         self.count = 0
         self._limit = blocks
         self._blocks: list[_Block] = []
@@ -64,7 +75,7 @@ class QuantileSketch:
         return max(self._too_few, self._too_many) / max(self.count, 1)
 
     def add(self, values: Tensor) -> None:
-        """See values [N, C], float64."""
+        """See values [N, C]."""
         self.count += len(values)
         while len(values):
             taken = min(self.block - self._filled, len(values))
@@ -78,10 +89,10 @@ class QuantileSketch:
 
     def merge(self, other: "QuantileSketch") -> None:
         """See all that another of the same block size has seen."""
-        if (other.units, other.block) != (self.units, self.block):
+        if (other.units, other.block, other.dtype) != (self.units, self.block, self.dtype):
             raise ValueError(
-                f"a sketch of {other.units} units in blocks of {other.block} does not go into one of {self.units} "
-                f"units in blocks of {self.block}"
+                f"a sketch of {other.units} units in blocks of {other.block} {other.dtype} does not go into one of "
+                f"{self.units} units in blocks of {self.block} {self.dtype}"
             )
         self.add(other._open[: other._filled])
         self.count += other.count - other._filled
@@ -115,8 +126,11 @@ class QuantileSketch:
         )
         found: list[Tensor] = []
         for first in range(0, self.units, UNITS_AT_ONCE):
-            values = torch.cat([rows[:, first : first + UNITS_AT_ONCE] for rows, _ in self._levels()]).t()
-            found.append(_edges(values, weights, cells, self.is_exact))
+            values = torch.cat([rows[:, first : first + UNITS_AT_ONCE] for rows, _ in self._levels()])
+            zero = values == 0
+            values.masked_fill_(zero, torch.nan)  # sorted behind all others
+            counted = len(values) - zero.sum(0)
+            found.append(_edges(values.t().contiguous(), counted, weights, cells, self.is_exact))
         return torch.cat(found)
 
     def _levels(self) -> Iterator[tuple[Tensor, int]]:
@@ -124,7 +138,7 @@ class QuantileSketch:
         yield self._open[: self._filled], 0
 
     def _new_block(self) -> Tensor:
-        return torch.empty(self.block, self.units, dtype=torch.float64, device=self.device)
+        return torch.empty(self.block, self.units, dtype=self.dtype, device=self.device)
 
     def _shrink(self) -> None:
         """Merge blocks of the least weight that two have, until no more than may be are held, or no two have one."""
@@ -135,7 +149,7 @@ class QuantileSketch:
                 return
             level = min(twice)
             first, second = [held for held in self._blocks if held.level == level][:2]
-            values = _sorted(torch.cat([first.rows, second.rows]).t()).t()
+            values = _sort(torch.cat([first.rows, second.rows]).t().contiguous()).t()
             keeps_second = self._too_few <= self._too_many
             if keeps_second:
                 self._too_few += 2**level
@@ -146,31 +160,35 @@ class QuantileSketch:
             self._blocks.insert(place, _Block(values[int(keeps_second) :: 2].contiguous(), level + 1))
 
 
-def _sorted(values: Tensor) -> Tensor:
-    """Rows in ascending order; nan comes last."""
-    if values.device.type != "cpu":
-        return values.sort(1).values
-    return torch.from_numpy(np.sort(values.numpy(), axis=1))  # torch's sorts places too, and takes longer
-
-
-def _edges(values: Tensor, weights: Tensor, cells: int, is_exact: bool) -> Tensor:
-    """Of some units' values [C, n] with weights [n]."""
-    values = torch.where(values == 0, torch.nan, values).contiguous()  # zeros are sorted behind all others
-    if is_exact:
-        ordered = _sorted(values)
-        count = (~ordered.isnan()).sum(1).double()  # [C]
+def _sort(rows: Tensor) -> Tensor:
+    """Each of [C, n] in ascending order, nan last; in place on CPUs."""
+    if rows.device.type != "cpu":
+        return rows.sort(1).values
+    # NumPy's is faster than torch's, which sorts places too, but uses one thread.
+    threads = torch.get_num_threads() if rows.numel() > _WORTH_THREADS else 1
+    parts = np.array_split(rows.numpy(), threads)
+    if threads == 1:
+        parts[0].sort(axis=1)
     else:
-        ordered, places = values.sort(1)
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda part: part.sort(axis=1), parts))
+    return rows
+
+
+def _edges(rows: Tensor, counted: Tensor, weights: Tensor, cells: int, is_exact: bool) -> Tensor:
+    """Of some units' values [C, n], nan where they do not count, as ``counted`` [C] do, with weights [n]."""
+    targets = torch.arange(1, cells, dtype=torch.float64, device=rows.device) / cells
+    if is_exact:
+        ordered = _sort(rows)
+        below = (counted[:, None].double() * targets + 0.5).floor()  # values below each edge, [C, cells - 1]
+    else:
+        ordered, places = rows.sort(1)
         mass = torch.where(ordered.isnan(), 0, weights[places]).cumsum(1)  # [C, n]
-        count = mass[:, -1].clone()
-    targets = torch.arange(1, cells, dtype=torch.float64, device=values.device) / cells
-    below = (count[:, None] * targets + 0.5).floor()  # values below each edge, [C, cells - 1]
-    if not is_exact:
-        below = torch.searchsorted(mass, below, right=True).double()
-    last = ((~ordered.isnan()).sum(1, keepdim=True) - 1).clamp(min=0)
+        below = torch.searchsorted(mass, (mass[:, -1:] * targets + 0.5).floor(), right=True)
+    last = (counted[:, None] - 1).clamp(min=0)
     above = below.long().minimum(last)
-    first, second = ordered[:, :1], ordered.gather(1, last.clamp(max=1))
-    low = torch.where(above > 0, ordered.gather(1, (above - 1).clamp(min=0)), 2 * first - second)
-    high = ordered.gather(1, above)
+    first, second = ordered[:, :1].double(), ordered.gather(1, last.clamp(max=1)).double()
+    low = torch.where(above > 0, ordered.gather(1, (above - 1).clamp(min=0)).double(), 2 * first - second)
+    high = ordered.gather(1, above).double()
     middle = low + (high - low) / 2
     return torch.where(middle > low, middle, high).nan_to_num(0.0)

@@ -16,6 +16,7 @@ from sdkernels.engine.batches import Batches, check_labels
 from sdkernels.engine.memory import memory_limit
 from sdkernels.engine.sites import Layers, Site, watch
 from sdkernels.ops import ClassMoments, class_histogram
+from sdkernels.ops.layout import computed_in
 
 _BLOCK = 1024  # examples
 
@@ -26,7 +27,7 @@ def unit_statistics(
     data: Any,
     *,
     num_classes: int | None = None,
-    cells: int = 240,
+    cells: int = 120,
     mean_maps: bool = False,
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
@@ -54,10 +55,11 @@ def unit_statistics(
         model, layers, data: as for :func:`sdkernels.cumulative_ablation`. The model need not give logits if
             ``num_classes`` is given.
         num_classes: L; labels are 0 to L - 1. By default as many as the model gives logits.
-        cells: how finely distributions are kept: as counts, by class, in so many cells of equal mass. 240 is divided
+        cells: how finely distributions are kept: as counts, by class, in so many cells of equal mass. 120 is divided
             by most numbers of bins that anybody asks for. They take ``8 L U cells`` bytes; 0 keeps none.
-            Edges are exact as long as ``N U`` float64 fit into memory. Where they do not, edges come from a sketch,
-            whose error is the result's ``rank_error``, and a second pass counts.
+            Edges are exact as long as ``N U`` activations fit into memory, float64 for layers that give float64, else
+            float32: what rounds to one number is one value. Where they do not fit, edges come from a sketch, whose
+            error is the result's ``rank_error``, and a second pass counts.
         mean_maps: keep the mean example of each layer's output, element by element.
         precision, unit_dim, select, batch_size, show_progress: as there.
         memory_fraction: the part of the device's memory, or of the machine's on a CPU, that activations may take until
@@ -129,7 +131,8 @@ class _Watched:
     def __init__(self, site: Site, classes: int, blocks: int, mean_maps: bool, device: torch.device) -> None:
         self.site = site
         self.moments = ClassMoments.empty(classes, site.units, device)
-        self.sketch = QuantileSketch(site.units, blocks=blocks, block=_BLOCK, device=device) if blocks else None
+        self.sketch: QuantileSketch | None = None  # from the first batch on
+        self._blocks, self._device = blocks, device
         self.mean_map = ElementMean() if mean_maps else None
 
     @property
@@ -139,11 +142,16 @@ class _Watched:
 
     def see(self, output: Tensor, labels: Tensor) -> None:
         """A batch [N, ...]."""
-        means = None if self.sketch is None else output.new_empty(len(labels), self.site.units, dtype=torch.float64)
-        first = int(self.moments.elements) == 0
+        means = output.new_empty(len(labels), self.site.units, dtype=torch.float64) if self._blocks else None
+        is_first = int(self.moments.elements) == 0
         self.moments.update(output, labels, unit_dim=self.site.unit_dim, means=means)
-        if first:
+        if is_first:
             self.check()
+            if self._blocks:
+                dtype = computed_in(output.dtype)
+                self.sketch = QuantileSketch(
+                    self.site.units, blocks=self._blocks, block=_BLOCK, dtype=dtype, device=self._device
+                )
         if self.sketch is not None and means is not None:
             self.sketch.add(means)
         if self.mean_map is not None:
@@ -209,7 +217,7 @@ def _blocks(units: int, classes: int, cells: int, limit: float) -> int:
             f"memory_fraction allows {limit / 2**30:.1f}: ask for fewer cells, as cells=20, for none by "
             "cells=0, or for fewer layers"
         )
-    return max(2, int((limit - counts) / (8 * units * _BLOCK)))
+    return max(2, int((limit - counts) / (8 * units * _BLOCK)))  # of float64, to be sure
 
 
 def _check_counts(num_classes: int | None, cells: int) -> None:

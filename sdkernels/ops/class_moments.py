@@ -24,7 +24,7 @@ in float64: raw sums of squares would lose all digits of a variance that is smal
 Floor: one read of ``x``; where they are asked for, one write of the :math:`\bar x_{n,c}`.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,6 +33,20 @@ from torch import Tensor
 from sdkernels.ops.backend import dispatcher, native_function, triton_version
 from sdkernels.ops.labels import check_activation, check_class_labels
 from sdkernels.ops.layout import DTYPE_CODES, by_units
+
+_COUNT, _NUMBER = torch.int64, torch.float64
+_STATE = {
+    "count": (_COUNT, "L"),
+    "mean": (_NUMBER, "LC"),
+    "m2": (_NUMBER, "LC"),
+    "elements": (_COUNT, ""),
+    "element_mean": (_NUMBER, "C"),
+    "element_m2": (_NUMBER, "C"),
+    "minimum": (_NUMBER, "C"),
+    "maximum": (_NUMBER, "C"),
+    "fired": (_COUNT, "C"),
+    "fired_elements": (_COUNT, "C"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,26 +81,18 @@ class ClassMoments:
     @classmethod
     def empty(cls, classes: int, units: int, device: torch.device | str | None = None) -> "ClassMoments":
         """No examples yet."""
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        return cls(
-            count=zeros(classes, dtype=torch.int64),
-            mean=zeros(classes, units),
-            m2=zeros(classes, units),
-            elements=zeros(dtype=torch.int64),
-            element_mean=zeros(units),
-            element_m2=zeros(units),
-            minimum=zeros(units) + torch.inf,
-            maximum=zeros(units) - torch.inf,
-            fired=zeros(units, dtype=torch.int64),
-            fired_elements=zeros(units, dtype=torch.int64),
-        )
+        sizes = {"L": classes, "C": units}
+        state = {
+            name: torch.zeros([sizes[letter] for letter in letters], dtype=dtype, device=device)
+            for name, (dtype, letters) in _STATE.items()
+        }
+        state["minimum"] += torch.inf
+        state["maximum"] -= torch.inf
+        return cls(**state)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The fields, in their order."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return tuple(getattr(self, name) for name in _STATE)
 
     def update(
         self,
@@ -209,13 +215,13 @@ IMPLEMENTATIONS = {"reference": reference, "native": native, "triton": triton_ve
 def _check(x: Tensor, labels: Tensor, *others: Any) -> None:
     *state, means, unit_dim = others
     units = check_activation("class_moments", x, unit_dim)
-    names = [field.name for field in fields(ClassMoments)]
     classes = state[0].numel()
-    for name, tensor, empty in zip(names, state, ClassMoments.empty(classes, units, "meta").tensors(), strict=True):
-        if tensor.dtype != empty.dtype or tensor.shape != empty.shape or tensor.device != x.device:
+    for (name, (dtype, letters)), tensor in zip(_STATE.items(), state, strict=True):
+        shape = [{"L": classes, "C": units}[letter] for letter in letters]
+        if tensor.dtype != dtype or list(tensor.shape) != shape or tensor.device != x.device:
             raise ValueError(
-                f"class_moments: with {classes} classes and {units} units, {name} is {empty.dtype} "
-                f"{list(empty.shape)} on {x.device}; got {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+                f"class_moments: with {classes} classes and {units} units, {name} is {dtype} {shape} on {x.device}; "
+                f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
             )
         if not tensor.is_contiguous():
             raise ValueError(f"class_moments: {name} must be contiguous; make all by ClassMoments.empty")

@@ -33,9 +33,9 @@ def check_class_labels(op: str, labels: Tensor, examples: int, classes: int, dev
         raise TypeError(f"{op}: labels are {labels.dtype}; they are int64")
     if list(labels.shape) != [examples] or labels.device != device:
         raise ValueError(f"{op}: labels {list(labels.shape)} on {labels.device} must be [{examples}] on {device}")
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        at = int(wrong.nonzero()[0])
+    least, greatest = labels.aminmax()
+    if int(least) < 0 or int(greatest) >= classes:
+        at = int(((labels < 0) | (labels >= classes)).nonzero()[0])
         raise ValueError(
             f"{op}: label {int(labels[at])} of example {at} is out of range: with {classes} classes labels are 0 to "
             f"{classes - 1}"

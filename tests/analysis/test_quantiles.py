@@ -146,7 +146,7 @@ def test_merged_sketches_know_what_both_saw(blocks):
     assert first.rank_error * 2000 >= second_error
     missed = np.abs(below(values, first.edges(8)) - 2000 * np.arange(1, 8) / 8)
     assert missed.max() <= first.rank_error * 2000 + 128
-    with pytest.raises(ValueError, match="a sketch of 3 units in blocks of 32 does not go into one of 2 units"):
+    with pytest.raises(ValueError, match=r"a sketch of 3 units in blocks of 32 .* does not go into one of 2 units"):
         QuantileSketch(2, blocks=4).merge(second)
 
 

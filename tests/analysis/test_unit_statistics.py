@@ -99,7 +99,7 @@ def test_bins_have_equal_mass():
     model = nn.Sequential(nn.Identity(), nn.Linear(3, 2)).eval()
     inputs = torch.randn(240, 3)
     inputs[:40, 1] = 0
-    stats = sd.unit_statistics(model, "0", (inputs, torch.zeros(240).long()))
+    stats = sd.unit_statistics(model, "0", (inputs, torch.zeros(240).long()), cells=240)
     for bins in (2, 3, 4, 5, 6, 8, 10, 12, 15, 16, 20, 24, 30, 40, 48, 60, 80, 120, 240):
         counts = stats.binned(bins)[1][0]
         assert counts[0].tolist() == [0] + [240 // bins] * bins
