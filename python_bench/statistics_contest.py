@@ -30,7 +30,7 @@ class Watching:
 
 NETWORKS = {
     "statistics_convnet": Watching(
-        "Statistics of all 2,944 feature maps, CIFAR-10 ConvNet, {examples} images",
+        "Statistics of all 2,816 feature maps, CIFAR-10 ConvNet, {examples} images",
         convnet_of(),
         tuple(f"relu{i}" for i in range(1, 12)),
         (3, 32, 32),

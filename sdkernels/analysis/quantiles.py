@@ -9,7 +9,7 @@ merge. So the error of any rank is bounded by the larger of two sums that are kn
 Blocks are cut by the number of examples, so nothing depends on how the data came in batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -118,19 +118,13 @@ class QuantileSketch:
         values repeat, and as many of n values as :math:`n j / cells`, rounded, lie below edge j, but for
         :attr:`rank_error` of all values. A unit that was never other than zero has edges of 0.
         """
-        weights = torch.cat(
-            [
-                torch.full((len(rows),), 2.0**level, dtype=torch.float64, device=self.device)
-                for rows, level in self._levels()
-            ]
-        )
+        held = list(self._levels())
+        weights = torch.cat([rows.new_full((len(rows),), 2.0**level, dtype=torch.float64) for rows, level in held])
+        targets = torch.arange(1, cells, dtype=torch.float64, device=self.device) / cells
         found: list[Tensor] = []
         for first in range(0, self.units, UNITS_AT_ONCE):
-            values = torch.cat([rows[:, first : first + UNITS_AT_ONCE] for rows, _ in self._levels()])
-            zero = values == 0
-            values.masked_fill_(zero, torch.nan)  # sorted behind all others
-            counted = len(values) - zero.sum(0)
-            found.append(_edges(values.t().contiguous(), counted, weights, cells, self.is_exact))
+            values = torch.cat([rows[:, first : first + UNITS_AT_ONCE].t() for rows, _ in held], dim=1)
+            found.append(_edges(values, targets) if self.is_exact else _weighted_edges(values, weights, targets))
         return torch.cat(found)
 
     def _levels(self) -> Iterator[tuple[Tensor, int]]:
@@ -175,20 +169,37 @@ def _sort(rows: Tensor) -> Tensor:
     return rows
 
 
-def _edges(rows: Tensor, counted: Tensor, weights: Tensor, cells: int, is_exact: bool) -> Tensor:
-    """Of some units' values [C, n], nan where they do not count, as ``counted`` [C] do, with weights [n]."""
-    targets = torch.arange(1, cells, dtype=torch.float64, device=rows.device) / cells
-    if is_exact:
-        ordered = _sort(rows)
-        below = (counted[:, None].double() * targets + 0.5).floor()  # values below each edge, [C, cells - 1]
-    else:
-        ordered, places = rows.sort(1)
-        mass = torch.where(ordered.isnan(), 0, weights[places]).cumsum(1)  # [C, n]
-        below = torch.searchsorted(mass, (mass[:, -1:] * targets + 0.5).floor(), right=True)
-    last = (counted[:, None] - 1).clamp(min=0)
-    above = below.long().minimum(last)
-    first, second = ordered[:, :1].double(), ordered.gather(1, last.clamp(max=1)).double()
-    low = torch.where(above > 0, ordered.gather(1, (above - 1).clamp(min=0)).double(), 2 * first - second)
-    high = ordered.gather(1, above).double()
+def _edges(rows: Tensor, targets: Tensor) -> Tensor:
+    """Of some units' values [C, n], float64 [C, E]: a part of the non-zero ones is below each, as targets [E] say."""
+    ordered = _sort(rows)
+    nothing = ordered.new_zeros(len(ordered), 1)
+    zeros_start = torch.searchsorted(ordered, nothing)
+    zeros = torch.searchsorted(ordered, nothing, right=True) - zeros_start  # of each unit, [C, 1]
+    counted = ordered.shape[1] - zeros
+    below = (counted * targets + 0.5).floor().long()
+
+    def value(place: Tensor) -> Tensor:
+        """Of the non-zero values, the one at each place."""
+        return ordered.gather(1, (place + zeros * (place >= zeros_start)).clamp(max=ordered.shape[1] - 1)).double()
+
+    return torch.where(counted > 0, _between(value, below, counted), 0.0)
+
+
+def _weighted_edges(rows: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
+    """The same where each of the n values stands for as many as ``weights`` [n] say."""
+    ordered, places = torch.where(rows == 0, torch.nan, rows).sort(1)  # nan comes last
+    mass = torch.where(ordered.isnan(), 0, weights[places]).cumsum(1)  # [C, n]
+    below = torch.searchsorted(mass, (mass[:, -1:] * targets + 0.5).floor(), right=True)
+    counted = (~ordered.isnan()).sum(1, keepdim=True)
+    return torch.where(counted > 0, _between(lambda at: ordered.gather(1, at).double(), below, counted), 0.0)
+
+
+def _between(value: Callable[[Tensor], Tensor], below: Tensor, counted: Tensor) -> Tensor:
+    """Half-way between the last of ``below`` [C, E] of ``counted`` [C, 1] values that ascend, and the next one."""
+    last = (counted - 1).clamp(min=0)
+    above = below.minimum(last)
+    before_first = 2 * value(torch.zeros_like(last)) - value(last.clamp(max=1))
+    low = torch.where(above > 0, value((above - 1).clamp(min=0)), before_first)
+    high = value(above)
     middle = low + (high - low) / 2
-    return torch.where(middle > low, middle, high).nan_to_num(0.0)
+    return torch.where(middle > low, middle, high)
