@@ -18,7 +18,7 @@ from python_bench.opponents import OPPONENTS, Scores, Setting, Task
 from python_bench.opponents.captum_ablation import evaluations, expressible
 from python_bench.peaks import peaks
 from python_bench.race import Part, Race, Turns
-from python_bench.workloads import Family, Workload, prepare
+from python_bench.workloads import Couples, Family, Workload, prepare
 
 OURS = "sdkernels"
 LOOP, PLANNED = "hook loop's GFLOP", "planned GFLOP"  # notes: arithmetic of all configurations on all examples
@@ -132,11 +132,15 @@ class Contest:
             torch.cuda.synchronize()
         return result
 
-    def _ours(self, examples: int | None, family: Family | None, **options: int) -> Any:
+    def _ours(self, examples: int | None, family: Family | Couples | None, **options: int) -> Any:
         return run_package(self._own, family, examples, **options)
 
     def _enter_ours(self, batches: Sequence[int] | None) -> Callable[[], Any]:
-        few = self._family and Family(self._family.orders[:1], self._family.points[::4].contiguous())
+        few = self._family
+        if isinstance(few, Family):
+            few = Family(few.orders[:1], few.points[::4].contiguous())
+        elif few is not None:
+            few = Couples(few.pairs[:: max(1, len(few.pairs) // 50)], few.units)
 
         def tried(size: int | None) -> float:
             options = {"batch_size": size} if size else {}
@@ -175,7 +179,7 @@ class Contest:
         """The best setting, one choice after another, and its seconds a configuration over all examples."""
         batches = [size for size in self.workload.batches if size <= len(self._task.labels)]
         count, block = len(self._task.ablated), max(folds)
-        spans = 1 if self._family or block == 1 else SPANS
+        spans = 1 if isinstance(self._family, Family) or block == 1 else SPANS
         starts = [(count - block) * (2 * i + 1) // (2 * spans) for i in range(spans)]
         few = self._task.only(torch.cat([start + torch.arange(block) for start in starts]), max(batches))
         in_layout = {False: few, True: few.channels_last() if self._maps else few}
@@ -209,11 +213,13 @@ class Contest:
         return f"{wrong} of {len(chosen)} counts differ beyond ambiguous ones; losses by up to {error:.0e}"
 
 
-def run_package(task: Task, family: Family | None, examples: int | None = None, **options: Any) -> Any:
+def run_package(task: Task, family: Family | Couples | None, examples: int | None = None, **options: Any) -> Any:
     """The public function for a task, on the first examples."""
     model, layers, data = task.model, list(task.layers), (task.inputs[:examples], task.labels[:examples])
     if family is None:
         return sd.unit_importance(model, layers, data, **options)
+    if isinstance(family, Couples):
+        return sd.pair_importance(model, layers, data, pairs=family.pairs, **options)
     return sd.cumulative_ablation(model, layers, data, orders=family.orders, points=family.points, **options)
 
 

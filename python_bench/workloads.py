@@ -1,6 +1,6 @@
 """The engine's workloads, in three sizes: a CPU's, a GPU's, and toys that test the benchmark itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,7 +26,8 @@ class Workload:
         layers: where units live.
         shape: of one example.
         examples: N.
-        curve: numbers of orders and of points (0: all); None: every unit alone.
+        curve: numbers of orders and of points (0: all); None: every unit alone, or ``pairs``.
+        pairs: all pairs of units of each layer.
         floors: how many times longer an opponent must take at least, on a CPU.
         batches, folds: what opponents may choose from: examples a batch, configurations a forward pass.
         turns: of each contestant.
@@ -39,6 +40,7 @@ class Workload:
     shape: tuple[int, ...]
     examples: int
     curve: tuple[int, int] | None
+    pairs: bool = False
     floors: Mapping[str, float] = field(default_factory=dict)
     batches: tuple[int, ...] = (32, 128, 256)
     folds: tuple[int, ...] = (1, 4)
@@ -62,7 +64,26 @@ class Family:
         return (rank[:, None] < self.points[:, None]).flatten(0, 1)
 
 
-def prepare(workload: Workload, device: torch.device) -> tuple[Task, Family | None]:
+@dataclass(frozen=True)
+class Couples:
+    """The argument of ``pair_importance``."""
+
+    pairs: Tensor  # int64 [P, 2]
+    units: int  # U
+
+    @classmethod
+    def within(cls, widths: Sequence[int]) -> "Couples":
+        """All pairs of each layer."""
+        starts = torch.tensor(widths).cumsum(0) - torch.tensor(widths)
+        pairs = [torch.combinations(start + torch.arange(n)) for start, n in zip(starts, widths, strict=True)]
+        return cls(torch.cat(pairs), sum(widths))
+
+    def ablated(self) -> Tensor:
+        """bool [P, U]."""
+        return torch.zeros(len(self.pairs), self.units, dtype=torch.bool).scatter_(1, self.pairs, True)
+
+
+def prepare(workload: Workload, device: torch.device) -> tuple[Task, Family | Couples | None]:
     """The model, examples and configurations; labels are the intact model's predictions or, as often, random."""
     generator = torch.Generator().manual_seed(0)
     model = workload.build().to(device)
@@ -83,8 +104,10 @@ def prepare(workload: Workload, device: torch.device) -> tuple[Task, Family | No
         handle.remove()
     labels = torch.where(predicted, predictions, labels)
     units = sum(widths.values())
-    family = None
-    if workload.curve:
+    family: Family | Couples | None = None
+    if workload.pairs:
+        family = Couples.within([widths[layer] for layer in workload.layers])
+    elif workload.curve:
         orders, points = workload.curve
         family = Family(
             torch.stack([torch.randperm(units, generator=generator) for _ in range(orders)]),
@@ -171,6 +194,14 @@ WORKLOADS = {
         floors={"hook loop": 3.5, "hand-written prefix cache": 1.1},
         batches=(16, 64),
         turns=1,
+    ),
+    "pairs_mlp": replace(
+        MLP,
+        title="All pairs of units of relu1, MLP 784-128-128-10, 8,128 pairs, {examples} examples",
+        build=mlp_of(128),
+        layers=("relu1",),
+        curve=None,
+        pairs=True,
     ),
     "units_resnet18": Workload(
         "Every unit alone, ResNet-18, last two blocks, 1,024 units, {examples} images 64 x 64",

@@ -72,14 +72,13 @@ def pair_importance(
         units, and with the opposite sign.
 
     Example:
-        >>> import torch
-        >>> from sdkernels.analysis.pairs import pair_importance
+        >>> import torch, sdkernels as sd
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)).eval()
         >>> first, second = ([[1.0], [1.0], [0.0]], [0.0, 0.0, 0.0]), ([[0.0, 0.0, 0.0], [1.0, 1.0, 0.0]], [1.0, 0.0])
         >>> for layer, (weight, bias) in ((model[0], first), (model[2], second)):
         ...     layer.weight.data, layer.bias.data = torch.tensor(weight), torch.tensor(bias)
         >>> data = torch.tensor([[2.0], [3.0], [0.0], [0.5]]), torch.tensor([1, 1, 0, 0])
-        >>> result = pair_importance(model, "1", data)  # units 0 and 1 say the same, and unit 2 nothing
+        >>> result = sd.pair_importance(model, "1", data)  # 0 and 1 say the same, and 2 nothing
         >>> result.pairs.tolist(), result.synergy().tolist()
         ([[0, 1], [0, 2], [1, 2]], [0.5, 0.0, 0.0])
     """
