@@ -96,7 +96,7 @@ def test_summaries_keep_to_their_stated_error(order, blocks):
     values[:, 3] = values[:, 3].where(torch.arange(5000) % 3 > 0, torch.zeros(()))
     sketch = sketch_of(values, blocks=blocks, block=64, batch=33)
     assert not sketch.is_exact
-    assert 0 < sketch.rank_error < 0.09
+    assert 0 < sketch.rank_error < {2: 0.025, 5: 0.02, 16: 0.011}[blocks]
     assert sum(len(held) for held in sketch.held()) <= 64 * max(blocks + 1, 2 + np.log2(5000 / 64))
     edges = sketch.edges(16)
     nonzero = (values != 0).sum(0, keepdim=True).t().numpy()

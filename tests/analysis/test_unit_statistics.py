@@ -105,6 +105,8 @@ def test_bins_have_equal_mass():
         assert counts[0].tolist() == [0] + [240 // bins] * bins
         assert counts[1, 0] == 40
         assert counts[1, 1:].max() - counts[1, 1:].min() <= 1
+    coarse = sd.unit_statistics(model, "0", (inputs, torch.zeros(240).long()), cells=10)
+    assert torch.equal(coarse.binned(3)[0], coarse.edges[:, [2, 6]])  # 10/3 and 20/3, rounded
     assert (stats.binned(7)[1][0, 0, 1:] - 240 / 7).abs().max() <= 1
 
 

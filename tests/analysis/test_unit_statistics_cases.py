@@ -39,21 +39,19 @@ def test_always_negative_units_are_not_dead():
 
 def test_negative_means_go_by_the_stated_policy():
     model = nn.Sequential(nn.Identity(), nn.Linear(3, 3)).eval()
-    inputs = torch.tensor([[1.0, -3, 0], [2, 1, 0], [3, 5, 0], [3, -1, 0]])
-    labels = torch.tensor([0, 1, 1, 2])
+    inputs = torch.tensor([[1.0, -5, 0], [1, -1, 0], [2, 1, 0], [3, 5, 0], [3, -1, 0]])
+    labels = torch.tensor([0, 0, 1, 1, 2])
     stats = sd.unit_statistics(model, "0", (inputs, labels))
-    with pytest.raises(
-        ValueError,
-        match=r"unit 1 of layer '0' has a mean activation of -3 in class 0 \(1 of 3 units .* negative='shift'",
-    ):
+    says = r"unit 1 of layer '0' has a mean activation of -3 in class 0 \(1 of 3 units .* negative='shift'"
+    with pytest.raises(ValueError, match=says):
         stats.selectivity()
     left_out = stats.selectivity(negative="nan")
     assert left_out.values[0].item() == pytest.approx((3 - 1.75) / (3 + 1.75))
     assert left_out.values.isnan().tolist() == [False, True, True]
     assert left_out.dead.tolist() == [False, False, True]
-    shifted = stats.selectivity("micro", negative="shift").values  # unit 1 is 0, 4, 8, 2 above its least element
-    assert shifted[1].item() == pytest.approx((6 - 1) / (6 + 1))
-    assert shifted[0].item() == pytest.approx((3 - 2) / (3 + 2))
+    shifted = stats.selectivity("micro", negative="shift").values  # unit 1 is 0, 4, 6, 10, 4 above its least element
+    assert shifted[1].item() == pytest.approx((8 - 8 / 3) / (8 + 8 / 3))
+    assert shifted[0].item() == pytest.approx((3 - 7 / 4) / (3 + 7 / 4))
     with pytest.raises(ValueError, match="negative='zero': choose 'raise', 'nan' or 'shift'"):
         stats.selectivity(negative="zero")
 
@@ -92,7 +90,12 @@ def test_activations_that_are_not_finite_are_named(value, at):
     inputs = torch.randn(80, 6)
     inputs[at, 4] = value
     with pytest.raises(ValueError, match=r"layer '0': activations of unit 4 are not finite .* 1 of 6 units"):
-        sd.unit_statistics(model, ["1", "0"] if value == -math.inf else ["0", "1"], (inputs, torch.zeros(80).long()))
+        sd.unit_statistics(
+            model,
+            ["1", "0"] if value == -math.inf else ["0", "1"],
+            (inputs, torch.zeros(80).long()),
+            batch_size=32,
+        )
     assert not model[0]._forward_hooks
 
 
