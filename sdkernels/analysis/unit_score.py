@@ -1,5 +1,6 @@
 """One number a unit: the form in which selectivity, importance, weight norms and the like are compared and sorted."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.saved import read, write
 from sdkernels.analysis.units import PooledUnits
+
+_FORMAT = "sdkernels.UnitScore/1"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,6 +79,28 @@ class UnitScore(PooledUnits):
             layers=chosen,
             unit_counts=tuple(self.unit_counts[place] for place in places),
             dead=None if self.dead is None else self.dead[units],
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to one NumPy ``.npz`` file, without pickle; a crash never leaves half a file."""
+        tensors = {"values": self.values} | ({} if self.dead is None else {"dead": self.dead})
+        header = {"name": self.name, "layers": self.layers, "unit_counts": self.unit_counts}
+        write(path, _FORMAT, header, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "UnitScore":
+        """Read what :meth:`save` wrote; runs no code from the file.
+
+        Raises:
+            ValueError: the file is no such saved score; names it.
+        """
+        header, tensors = read(path, _FORMAT)
+        return cls(
+            name=header["name"],
+            values=tensors["values"],
+            layers=tuple(header["layers"]),
+            unit_counts=tuple(header["unit_counts"]),
+            dead=tensors.get("dead"),
         )
 
     def to_pandas(self) -> Any:

@@ -65,6 +65,18 @@ def test_table_has_a_row_a_unit():
     assert "dead" not in scored([0.0] * 5).to_pandas()
 
 
+@pytest.mark.parametrize("dead", [None, torch.tensor([True, False, False, False, True])], ids=["unknown", "dead"])
+def test_a_file_holds_all(tmp_path, dead):
+    score = scored([0.5, 0.25, float("nan"), 3.0, 2.0], dead=dead)
+    score.save(tmp_path / "score.npz")
+    loaded = sd.UnitScore.load(tmp_path / "score.npz")
+    assert (loaded.name, loaded.layers, loaded.unit_counts) == (score.name, score.layers, score.unit_counts)
+    assert torch.equal(loaded.values.nan_to_num(7), score.values.nan_to_num(7))
+    assert loaded.dead is None if dead is None else torch.equal(loaded.dead, dead)
+    with pytest.raises(ValueError, match="its format is"):
+        sd.UnitStatistics.load(tmp_path / "score.npz")
+
+
 def test_picture_has_a_distribution_a_layer():
     score = scored([0.5, 0.25, float("nan"), 3.0, 2.0])
     ax = score.plot(bins=4)
