@@ -200,7 +200,7 @@ class UnitStatistics(PooledUnits):
         if isinstance(bins, bool) or not isinstance(bins, int):
             raise TypeError(f"bins is a {type(bins).__name__}; give an int")
         if self.edges is None or self.histogram is None:
-            raise ValueError("no histograms were kept: call unit_statistics with cells=120, or as many as are wanted")
+            raise ValueError("no histograms were kept: call unit_statistics with cells=60, or as many as are wanted")
         cells = self.edges.shape[1] + 1
         if not 1 <= bins <= cells:
             raise ValueError(f"bins={bins} must be within 1..{cells}, the cells that were kept; ask for more by cells=")

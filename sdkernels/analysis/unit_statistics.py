@@ -27,7 +27,7 @@ def unit_statistics(
     data: Any,
     *,
     num_classes: int | None = None,
-    cells: int = 120,
+    cells: int = 60,
     mean_maps: bool = False,
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
@@ -55,7 +55,7 @@ def unit_statistics(
         model, layers, data: as for :func:`sdkernels.cumulative_ablation`. The model need not give logits if
             ``num_classes`` is given.
         num_classes: L; labels are 0 to L - 1. By default as many as the model gives logits.
-        cells: how finely distributions are kept: as counts, by class, in so many cells of equal mass. 120 is divided
+        cells: how finely distributions are kept: as counts, by class, in so many cells of equal mass. 60 is divided
             by most numbers of bins that anybody asks for. They take ``8 L U cells`` bytes; 0 keeps none.
             Edges are exact as long as ``N U`` activations fit into memory, float64 for layers that give float64, else
             float32: what rounds to one number is one value. Where they do not fit, edges come from a sketch, whose
