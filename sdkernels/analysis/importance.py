@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.heat_map import draw_heat_map
-from sdkernels.analysis.scored import PER_CLASS, Scored, axis_label, check_plottable, columns
+from sdkernels.analysis.scored import PER_CLASS, Scored, axis_label, columns, largest
 from sdkernels.analysis.unit_score import UnitScore
 
 
@@ -92,13 +92,7 @@ class UnitImportance(Scored):
             KeyError: the metric was not measured.
             ValueError: k is out of 0..U, the metric is one a class, or an importance is nan, which has no order.
         """
-        importance = self.importance(metric)
-        check_plottable(metric, importance.shape)
-        if not 0 <= k <= len(importance):
-            raise ValueError(f"k={k} must be within 0..{len(importance)}, the number of units")
-        if importance.isnan().any():
-            raise ValueError(f"{int(importance.isnan().sum())} of {len(importance)} importances are nan: no order")
-        return importance.argsort(descending=True, stable=True)[:k]
+        return largest(self.importance(metric), k, metric, what="importances", of="units")
 
     def to_pandas(self) -> Any:
         """A long table, one row a unit: its layer and index there, counts, means with it ablated, ``ambiguous``, and

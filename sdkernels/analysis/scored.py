@@ -177,6 +177,20 @@ def check_plottable(metric: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{metric!r} is a score a class, {list(shape)}: take one class at a time, by hand")
 
 
+def largest(values: Tensor, k: int, metric: str, *, what: str, of: str) -> Tensor:
+    """Places of the k largest of ``values`` [n], int64 [k], the largest first; equals in their order.
+
+    Raises:
+        ValueError: k is out of 0..n, the metric is one a class, or a value is nan; ``what`` and ``of`` name them.
+    """
+    check_plottable(metric, values.shape)
+    if not 0 <= k <= len(values):
+        raise ValueError(f"k={k} must be within 0..{len(values)}, the number of {of}")
+    if values.isnan().any():
+        raise ValueError(f"{int(values.isnan().sum())} of {len(values)} {what} are nan: no order")
+    return values.argsort(descending=True, stable=True)[:k]
+
+
 def axis_label(metric: str) -> str:
     """A metric as a plot's axis names it."""
     return "cross-entropy (nats)" if metric == "loss" else metric.replace("_", " ")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.heat_map import UNDEFINED
-from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns
+from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, largest
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,13 +104,7 @@ class PairImportance(Scored):
             KeyError: the metric was not measured.
             ValueError: k is out of 0..P, the metric is one a class, or a synergy is nan, which has no order.
         """
-        synergy = self.synergy(metric)
-        check_plottable(metric, synergy.shape)
-        if not 0 <= k <= len(synergy):
-            raise ValueError(f"k={k} must be within 0..{len(synergy)}, the number of pairs")
-        if synergy.isnan().any():
-            raise ValueError(f"{int(synergy.isnan().sum())} of {len(synergy)} synergies are nan: no order")
-        return synergy.argsort(descending=True, stable=True)[:k]
+        return largest(self.synergy(metric), k, metric, what="synergies", of="pairs")
 
     def to_pandas(self) -> Any:
         """A long table, one row a pair: layer and index there of each unit, counts, means with both ablated,

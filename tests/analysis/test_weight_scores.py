@@ -14,6 +14,7 @@ from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.analysis.weight_scores import batch_norm_scale, weight_norm
 from sdkernels.engine.sites import find_sites
 from tests.analysis.reached import Reached
+from tests.analysis.wired import Wired
 from tests.engine.networks import with_lively_batch_norm
 from tests.engine.zoo import UNTRACEABLE, ZOO, build
 
@@ -30,37 +31,6 @@ def assert_norms(found, expected, p):
     """``expected`` lists each unit's weights."""
     expected = torch.tensor([norm(weights, p) for weights in expected], dtype=torch.float64)
     torch.testing.assert_close(found.values, expected, rtol=1e-12, atol=0)
-
-
-class Wired(nn.Module):
-    """Batch norm, a depthwise and a grouped convolution, a residual sum, a gate, concatenation, pooling and flatten,
-    and maps that read the same twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.bn1, self.relu1 = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
-        self.depth, self.bn2, self.act = (
-            nn.Conv2d(4, 8, 3, padding=1, groups=4, bias=False),
-            nn.BatchNorm2d(8),
-            nn.GELU(),
-        )
-        self.point, self.bn3, self.act3 = nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4, affine=False), nn.LeakyReLU()
-        self.squeeze, self.excite = nn.Conv2d(4, 3, 1), nn.Conv2d(3, 4, 1)
-        self.scale = nn.Parameter(torch.randn(4, 1, 1))
-        self.grouped, self.joined = nn.Conv2d(4, 6, 3, stride=2, groups=2), nn.Identity()
-        self.pool, self.drop, self.head = nn.AvgPool2d(3, 2), nn.Dropout(), nn.Linear(40, 5)
-        self.side = nn.Conv2d(10, 5, 2)
-
-    def forward(self, x):
-        skip = self.relu1(self.bn1(self.stem(x)))
-        x = self.bn3(self.point(self.act(self.bn2(self.depth(skip)))))
-        if self.gates:
-            x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True))))) * self.scale
-        x = self.act3(x + 0.5 * skip)
-        x = self.joined(torch.cat([torch.tanh(self.grouped(x)), F.max_pool2d(x, 3, 2)], 1))
-        return self.head(self.drop(torch.flatten(self.pool(x), 1))) + self.side(x).mean((2, 3))
-
-    gates = False
 
 
 @pytest.fixture
@@ -415,59 +385,3 @@ def test_any_kind_of_data_and_labels_that_nobody_reads(wired):
     labels = torch.full((14,), 99)
     for data in ((wired.inputs, labels), DataLoader(TensorDataset(wired.inputs, labels), batch_size=2)):
         assert torch.equal(weight_norm(wired.model, wired.model.joined, data).values, expected)
-
-
-# Batch norm.
-
-
-def test_batch_norm_scales(wired):
-    m, inputs = wired.model, wired.inputs
-    m.bn1.weight.data[1] *= -1
-    m.bn2.weight.data[5] *= -1
-    found = batch_norm_scale(m, ["relu1", "bn2"], inputs)
-    assert torch.equal(found.values, torch.cat([m.bn1.weight, m.bn2.weight]).detach().abs())
-    assert found.name == "batch norm scale"
-    signed = batch_norm_scale(m, ["relu1", "bn2"], inputs, signed=True)
-    assert torch.equal(signed.values, torch.cat([m.bn1.weight, m.bn2.weight]).detach())
-    assert batch_norm_scale(m, "bn3", inputs).values.tolist() == [1] * 4  # affine=False
-    with pytest.raises(ValueError, match=r"layer 'stem': no batch norm stands between it and node 'stem'"):
-        batch_norm_scale(m, "stem", inputs)
-    with pytest.raises(ValueError, match=r"layer 'act3': unit 0 is a sum behind several batch norms, node 'bn\d'"):
-        batch_norm_scale(m, "act3", inputs)
-    with pytest.raises(ValueError, match=r"layer 'joined': no batch norm stands between it and node 'grouped'"):
-        batch_norm_scale(m, "joined", inputs)
-
-
-def test_batch_norm_scales_of_branches():
-    model, (inputs, _) = build(ZOO["inception"])
-    expected = torch.cat([model.branch1[1].weight, model.branch3[1][1].weight, model.branch_double[2][1].weight])
-    found = batch_norm_scale(model, ["branch1", "branch3", "branch_double"], inputs)
-    assert torch.equal(found.values, expected.detach())
-
-
-class Normed(nn.Module):
-    """Two batch norms as functions, one of them without weights, joined and flattened."""
-
-    def __init__(self):
-        super().__init__()
-        self.left, self.right, self.flat, self.out = (
-            nn.Conv1d(2, 3, 1),
-            nn.Conv1d(2, 2, 1),
-            nn.Identity(),
-            nn.Linear(20, 2),
-        )
-        self.gamma, self.beta = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
-        for channels in (2, 3):
-            self.register_buffer(f"mean{channels}", torch.randn(channels))
-            self.register_buffer(f"variance{channels}", torch.rand(channels) + 0.5)
-
-    def forward(self, x):
-        left = F.batch_norm(self.left(x), self.mean3, self.variance3, self.gamma, self.beta)
-        right = F.batch_norm(self.right(x), self.mean2, self.variance2)
-        return self.out(self.flat(torch.cat([left, right], 1).relu().flatten(1)))
-
-
-def test_batch_norm_as_a_function(seeds_torch):
-    model, inputs = Normed().double().eval(), torch.randn(3, 2, 4).double()
-    expected = torch.cat([model.gamma.detach(), torch.ones(2).double()]).repeat_interleave(4)
-    assert torch.equal(batch_norm_scale(model, "flat", inputs, signed=True).values, expected)
