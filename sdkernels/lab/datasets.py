@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdkernels.lab.idx import read_idx
+from sdkernels.lab.readers.idx import read_idx
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdkernels.lab.datasets import load
-from sdkernels.lab.idx import read_idx
+from sdkernels.lab.readers.idx import read_idx
 
 
 def idx_bytes(array: torch.Tensor) -> bytes:
