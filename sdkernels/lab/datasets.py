@@ -1,123 +1,120 @@
-"""Data sets by name: scikit-learn's handwritten digits (embedded), MNIST and Fashion-MNIST (the publishers' files)."""
+"""Data sets by name: scikit-learn's digits (embedded), and MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 from files."""
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sdkernels.lab.readers.idx import read_idx
+from sdkernels.lab.labelled import LabelledData
+from sdkernels.lab.readers.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, read_cifar
+from sdkernels.lab.readers.idx import read_idx_split
+
+__all__ = ["NAMES", "SPLITS", "LabelledData", "load"]
+
+SPLITS = ("train", "test", "all")
+_DIGITS_TRAIN = 1437  # four fifths of 1,797
 
 
 @dataclass(frozen=True)
-class LabelledData:
-    """A classification data set in memory.
+class _Source:
+    """A set that is read from files.
 
     Attributes:
-        name: as asked for.
-        inputs: float32 ``[N, D]``, pixels scaled to 0..1.
-        labels: int64 ``[N]``.
+        folder: which may hold the files; also the name to fetch it by.
+        publisher: whose files they are.
         classes: L.
+        read: images uint8 ``[N, ...]`` and labels uint8 ``[N]`` of a folder and ``"train"`` or ``"test"``.
+        flat: inputs are ``[N, D]``.
     """
 
-    name: str
-    inputs: Tensor
-    labels: Tensor
-    classes: int
-
-    def first(self, examples: int) -> "LabelledData":
-        """The first ``examples`` examples.
-
-        Raises:
-            ValueError: there are fewer.
-        """
-        if not 1 <= examples <= len(self.labels):
-            raise ValueError(f"{self.name} has {len(self.labels)} examples; asked for {examples}")
-        return LabelledData(self.name, self.inputs[:examples], self.labels[:examples], self.classes)
-
-    @cached_property
-    def sha256(self) -> str:
-        """A fingerprint of inputs and labels."""
-        digest = hashlib.sha256(self.inputs.numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _IdxSource:
     folder: str
-    hint: str
+    publisher: str
+    classes: int
+    read: Callable[..., tuple[Tensor, Tensor]]
+    flat: bool
+
+    @property
+    def hint(self) -> str:
+        """Where to get the files; ends every error."""
+        return (
+            f"Get it by `sdkernels data fetch {self.folder} --data-dir DIR`, or put the files of {self.publisher} into "
+            f"DIR/{self.folder}; then give --data-dir DIR"
+        )
 
 
-_IDX_SOURCES = {
-    "mnist": _IdxSource(
-        "mnist",
-        "MNIST's four files are at yann.lecun.com/exdb/mnist; put them into DIR or DIR/mnist and give --data-dir DIR",
-    ),
-    "fashion_mnist": _IdxSource(
-        "fashion_mnist",
-        "Fashion-MNIST's four files are at github.com/zalandoresearch/fashion-mnist, data/fashion; put them into DIR "
-        "or DIR/fashion_mnist and give --data-dir DIR",
-    ),
+def _idx_source(name: str, publisher: str) -> _Source:
+    return _Source(name, publisher, 10, partial(read_idx_split, folder=name, classes=10), flat=True)
+
+
+_TORONTO = "www.cs.toronto.edu/~kriz/cifar.html"
+_SOURCES = {
+    "mnist": _idx_source("mnist", "yann.lecun.com/exdb/mnist"),
+    "fashion_mnist": _idx_source("fashion_mnist", "github.com/zalandoresearch/fashion-mnist, data/fashion,"),
+    "cifar10": _Source("cifar10", _TORONTO, 10, partial(read_cifar, layout=CIFAR10), flat=False),
+    "cifar100": _Source("cifar100", _TORONTO, 100, partial(read_cifar, layout=CIFAR100), flat=False),
+    "cifar100_coarse": _Source("cifar100", _TORONTO, 20, partial(read_cifar, layout=CIFAR100_COARSE), flat=False),
 }
-NAMES = ("digits", *_IDX_SOURCES)
+NAMES = ("digits", *_SOURCES)
 
 
 def load(name: str, data_dir: Path | None = None, *, split: str = "train") -> LabelledData:
     """Load a data set by name.
 
+    ==================  ==========  =================  =================================================
+    name                classes L   inputs             examples, and where they come from
+    ==================  ==========  =================  =================================================
+    digits              10          ``[N, 64]``        1,437 + 360, comes with scikit-learn
+    mnist               10          ``[N, 784]``       60,000 + 10,000, IDX files, gzipped or not
+    fashion_mnist       10          ``[N, 784]``       as MNIST
+    cifar10             10          ``[N, 3, 32, 32]`` 50,000 + 10,000, the binary or the python version
+    cifar100            100         ``[N, 3, 32, 32]`` as CIFAR-10; ``cifar100_coarse`` has its 20 classes
+    ==================  ==========  =================  =================================================
+
     Args:
-        name: ``"digits"`` (1,797 images of 8x8, comes with scikit-learn, no split), ``"mnist"`` or ``"fashion_mnist"``
-            (60,000 + 10,000 images of 28x28, from the publishers' IDX files, gzipped or not).
+        name: as in the table.
         data_dir: where the files are, in it or in a folder of the data set's name.
-        split: ``"train"`` or ``"test"``.
+        split: ``"train"``, ``"test"``, or ``"all"``: the first, then the second. Digits have no published split: the
+            first 1,437 are ``"train"``, the other 360 ``"test"``.
+
+    Returns:
+        Inputs in 0..1, in the publisher's order.
 
     Raises:
         ValueError: an unknown name or split, no ``data_dir``, or a damaged file; names the file and where to get it.
         FileNotFoundError: a missing file.
+
+    Example:
+        >>> digits = load("digits")
+        >>> digits.inputs.shape, digits.shape, len(load("digits", split="all").labels)
+        (torch.Size([1437, 64]), (1, 8, 8), 1797)
     """
     if name not in NAMES:
         raise ValueError(f"there is no data set {name!r}; there are {', '.join(NAMES)}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split={split!r}: choose 'train' or 'test'")
-    return _digits() if name == "digits" else _idx(name, data_dir, split)
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: choose 'train', 'test' or 'all'")
+    return _digits(split) if name == "digits" else _from_files(name, data_dir, split)
 
 
-def _digits() -> LabelledData:
+def _digits(split: str) -> LabelledData:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return LabelledData(
-        "digits", torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target).long(), 10
-    )
+    part = {"train": slice(_DIGITS_TRAIN), "test": slice(_DIGITS_TRAIN, None), "all": slice(None)}[split]
+    inputs = torch.tensor(digits.data[part] / 16, dtype=torch.float32)
+    return LabelledData("digits", inputs, torch.tensor(digits.target[part]).long(), 10, (1, 8, 8))
 
 
-def _idx(name: str, data_dir: Path | None, split: str) -> LabelledData:
-    source = _IDX_SOURCES[name]
+def _from_files(name: str, data_dir: Path | None, split: str) -> LabelledData:
+    source = _SOURCES[name]
     if data_dir is None:
-        raise ValueError(f"{name} is read from files: {source.hint}")
-    folder = data_dir / source.folder if (data_dir / source.folder).is_dir() else data_dir
-    prefix = "train" if split == "train" else "t10k"
-    image_file = _gzipped_or_plain(folder / f"{prefix}-images-idx3-ubyte")
-    label_file = _gzipped_or_plain(folder / f"{prefix}-labels-idx1-ubyte")
-    images = read_idx(image_file, 3, source.hint)
-    labels = read_idx(label_file, 1, source.hint)
-    if len(images) != len(labels):
-        raise ValueError(
-            f"{image_file} holds {len(images)} images but {label_file} {len(labels)} labels: they belong to different "
-            f"sets. Get both again: {source.hint}"
-        )
-    if len(images) == 0:
-        raise ValueError(f"{image_file} holds no image. Get it again: {source.hint}")
-    if labels.max() > 9:
-        raise ValueError(
-            f"{label_file} holds a label {int(labels.max())}; classes are 0..9. Get it again: {source.hint}"
-        )
-    return LabelledData(name, images.flatten(1).float() / 255, labels.long(), 10)
-
-
-def _gzipped_or_plain(path: Path) -> Path:
-    """The plain file if it is there, else the gzipped one (which an error then names)."""
-    return path if path.is_file() else path.with_name(path.name + ".gz")
+        raise ValueError(f"{name} is read from files. {source.hint}")
+    splits = ("train", "test") if split == "all" else (split,)
+    parts = [source.read(Path(data_dir), part, hint=source.hint) for part in splits]
+    images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    if images.ndim == 3:
+        images = images[:, None]  # one channel
+    data = LabelledData(name, images.float().div_(255), labels.long(), source.classes)
+    return data.flattened() if source.flat else data

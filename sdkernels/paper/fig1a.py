@@ -21,7 +21,7 @@ from sdkernels.lab.corruption import corrupt_labels
 from sdkernels.lab.datasets import LabelledData, load
 from sdkernels.lab.models import mlp
 from sdkernels.lab.seeds import seed_for
-from sdkernels.lab.training import train
+from sdkernels.lab.training import TrainingOptions, train
 from sdkernels.paper.run_folder import RunFolder
 
 TITLE = "Cumulative ablation by label corruption (Morcos et al. 2018, figure 1a)"
@@ -35,6 +35,7 @@ class Settings:
     dataset: str
     examples: int
     hidden: tuple[int, int]
+    split: str = "train"
     levels: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     epochs: int = 1000
     stop_when_memorised: bool = True
@@ -46,7 +47,7 @@ class Settings:
 
 
 PRESETS = {
-    "quick": Settings("quick", "digits", 1797, (256, 256)),
+    "quick": Settings("quick", "digits", 1797, (256, 256), split="all"),
     "small": Settings("small", "mnist", 10_000, (512, 512), epochs=400),
     "paper": Settings("paper", "mnist", 60_000, (512, 512), epochs=640, stop_when_memorised=False, points="all"),
 }
@@ -95,7 +96,7 @@ def reproduce(
     if settings.seed < 0:
         raise ValueError(f"seed={settings.seed} must not be negative")
     place = _choose_device(device)
-    data = load(settings.dataset, data_dir).first(settings.examples)
+    data = load(settings.dataset, data_dir, split=settings.split).first(settings.examples)
     everything = {**asdict(settings), "device": str(place), "data_sha256": data.sha256}
     folder = RunFolder(out or Path("runs") / f"fig1a-{preset}", everything, FILES, fresh=fresh)
     levels = [_run_level(level, settings, data, folder, place, show_progress) for level in settings.levels]
@@ -189,13 +190,14 @@ def _train_or_load(
     start = time.perf_counter()
     training = train(
         model,
-        inputs,
-        labels,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
+        (inputs, labels),
+        TrainingOptions(
+            epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            stop_when_memorised=settings.stop_when_memorised,
+        ),
         seed=seed_for("shuffling", settings.seed),
-        stop_when_memorised=settings.stop_when_memorised,
         description=f"corruption {level:.1f}: training",
         show_progress=show_progress,
     )

@@ -40,7 +40,7 @@ def test_reads_gzipped_plain_and_in_a_folder_of_its_name(folder):
 
 
 def test_no_folder_given():
-    with pytest.raises(ValueError, match=r"mnist is read from files: .*--data-dir"):
+    with pytest.raises(ValueError, match=r"mnist is read from files\. .*data fetch mnist --data-dir"):
         load("mnist")
 
 

@@ -36,17 +36,6 @@ def test_corruption_refuses_other_fractions(fraction):
         corrupt_labels(torch.arange(3), fraction, seed=0)
 
 
-def test_digits():
-    digits = load("digits")
-    assert digits.inputs.shape == (1797, 64)
-    assert (digits.inputs.min(), digits.inputs.max()) == (0, 1)
-    assert digits.first(10).labels.tolist() == list(range(10))
-    with pytest.raises(ValueError, match="has 1797 examples; asked for 1798"):
-        digits.first(1798)
-    with pytest.raises(ValueError, match="no data set 'svhn'; there are digits, mnist, fashion_mnist"):
-        load("svhn")
-
-
 def test_models_are_seeded():
     one, same, other = mlp(5, (4, 3), 2, seed=0), mlp(5, (4, 3), 2, seed=0), mlp(5, (4, 3), 2, seed=1)
     assert torch.equal(one.fc2.weight, same.fc2.weight)

@@ -9,8 +9,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdkernels.lab.readers.places import find_folder, read_whole
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _UINT8 = 0x08  # the only element type that these data sets use
+
+
+def read_idx_split(data_dir: Path, split: str, *, folder: str, classes: int, hint: str) -> tuple[Tensor, Tensor]:
+    """Read the images and labels of a split from files that are named as MNIST's are.
+
+    Args:
+        data_dir: holds the files, or a folder ``folder`` with them.
+        split: ``"train"`` or ``"test"``.
+        folder: the folder's name.
+        classes: labels are below.
+        hint: where to get the files; ends every error.
+
+    Returns:
+        uint8 ``[N, H, W]`` and uint8 ``[N]``.
+
+    Raises:
+        FileNotFoundError: a missing file.
+        ValueError: a damaged file, files of different sets, no image, a label out of range.
+    """
+    prefix = "train" if split == "train" else "t10k"
+    names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+    place = find_folder(data_dir, (folder, ""), [name + end for name in names for end in ("", ".gz")], hint)
+    image_file, label_file = (_plain_or_gzipped(place / name) for name in names)
+    images, labels = read_idx(image_file, 3, hint), read_idx(label_file, 1, hint)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{image_file} holds {len(images)} images but {label_file} {len(labels)} labels: they belong to different "
+            f"sets. {hint}"
+        )
+    if len(images) == 0:
+        raise ValueError(f"{image_file} holds no image. {hint}")
+    if labels.max() >= classes:
+        raise ValueError(f"{label_file} holds a label {int(labels.max())}; classes are 0..{classes - 1}. {hint}")
+    return images, labels
 
 
 def read_idx(path: Path, dimensions: int, hint: str) -> Tensor:
@@ -31,29 +67,31 @@ def read_idx(path: Path, dimensions: int, hint: str) -> Tensor:
         FileNotFoundError: there is no such file.
         ValueError: truncated or corrupt gzip, a wrong magic number, more or fewer bytes than the header says.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {hint}")
-    raw = path.read_bytes()
+    raw = read_whole(path, hint)
     if raw[:2] == _GZIP_MAGIC:
         try:
             raw = gzip.decompress(raw)
         except EOFError as error:
-            raise ValueError(f"{path} is truncated: its gzip stream ends early. Get it again: {hint}") from error
+            raise ValueError(f"{path} is truncated: its gzip stream ends early. {hint}") from error
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is corrupt: {error}. Get it again: {hint}") from error
+            raise ValueError(f"{path} is corrupt: {error}. {hint}") from error
     magic = bytes((0, 0, _UINT8, dimensions))
     header = 4 + 4 * dimensions
     if raw[:4] != magic:
         raise ValueError(
             f"{path} is no IDX file of {dimensions}-dimensional bytes: it starts with 0x{raw[:4].hex()}, not "
-            f"0x{magic.hex()}. Are image and label files mixed up? Else get it again: {hint}"
+            f"0x{magic.hex()}. Are image and label files mixed up? {hint}"
         )
     if len(raw) < header:
-        raise ValueError(f"{path} is truncated within its header. Get it again: {hint}")
+        raise ValueError(f"{path} is truncated within its header. {hint}")
     shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     if len(raw) - header != math.prod(shape):
         raise ValueError(
-            f"{path} holds {len(raw) - header} bytes where its header says {shape}, {math.prod(shape)} bytes. "
-            f"Get it again: {hint}"
+            f"{path} holds {len(raw) - header} bytes where its header says {shape}, {math.prod(shape)} bytes. {hint}"
         )
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
+
+
+def _plain_or_gzipped(path: Path) -> Path:
+    """The plain file if it is there, else the gzipped one (which an error then names)."""
+    return path if path.is_file() else path.with_name(path.name + ".gz")
