@@ -126,6 +126,11 @@ class ResNet(nn.Module):
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages: ``layer1``, ``layer2``, ..."""
+        return self._stages
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, classes]`` of ``[N, in_channels, H, W]``."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
