@@ -1,4 +1,4 @@
-"""Data by name, label corruption, models, training."""
+"""Data by name, label corruption, models."""
 
 import pytest
 import torch
@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdkernels.lab.corruption import corrupt_labels
-from sdkernels.lab.datasets import load
 from sdkernels.lab.models import mlp
-from sdkernels.lab.training import evaluate, train
 
 
 @given(st.integers(0, 300), st.floats(0, 1), st.integers(0, 100))
@@ -40,42 +38,3 @@ def test_models_are_seeded():
     one, same, other = mlp(5, (4, 3), 2, seed=0), mlp(5, (4, 3), 2, seed=0), mlp(5, (4, 3), 2, seed=1)
     assert torch.equal(one.fc2.weight, same.fc2.weight)
     assert not torch.equal(one.fc2.weight, other.fc2.weight)
-
-
-def test_training_memorises_and_says_so():
-    data = load("digits").first(60)
-    labels = corrupt_labels(data.labels, 1.0, seed=0)
-    results = []
-    for _ in range(2):
-        model = mlp(64, (64, 64), 10, seed=0)
-        results.append(
-            train(
-                model,
-                data.inputs,
-                labels,
-                epochs=300,
-                learning_rate=1e-2,
-                batch_size=16,
-                seed=0,
-                stop_when_memorised=True,
-            )
-        )
-    assert results[0] == results[1]
-    assert results[0].memorised
-    assert results[0].accuracy == 1
-    assert results[0].epochs < 300
-    assert not model.training
-    with torch.no_grad():
-        assert torch.equal(model(data.inputs).argmax(1), labels)
-
-
-def test_training_that_does_not_memorise_says_so():
-    data = load("digits").first(60)
-    model = mlp(64, (2, 2), 10, seed=0)
-    options = {"learning_rate": 1e-2, "batch_size": 16, "seed": 0}
-    result = train(model, data.inputs, data.labels, epochs=2, stop_when_memorised=True, **options)
-    assert not result.memorised
-    assert result.epochs == 2
-    assert result == evaluate(model, data.inputs, data.labels, 2)
-    with pytest.raises(ValueError, match="at least one epoch"):
-        train(model, data.inputs, data.labels, epochs=0, stop_when_memorised=True, **options)
