@@ -22,7 +22,7 @@ from sdkernels.analysis.taylor import taylor_importance
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.analysis.unit_statistics import unit_statistics
 from sdkernels.analysis.weight_scores import batch_norm_scale, weight_norm
-from sdkernels.engine.execute import SdkernelsWarning
+from sdkernels.engine.checks import SdkernelsWarning
 
 __all__ = [
     "AblationCurve",

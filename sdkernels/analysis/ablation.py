@@ -10,10 +10,12 @@ from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.measure import Options, measure
 from sdkernels.analysis.orders import Orders, for_sites
 from sdkernels.analysis.sampling import Series, area_under, each_alone
+from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.engine import choices
 from sdkernels.engine.choices import Points, Units, make_orders, make_points, make_sets
 from sdkernels.engine.families import Cumulative, Sets, Singles
+from sdkernels.engine.keeping import Workers
 from sdkernels.engine.scores import Metric, Metrics
 from sdkernels.engine.sites import Layers, Site
 from sdkernels.engine.values import Value, Within
@@ -44,6 +46,8 @@ def cumulative_ablation(
     configs_per_batch: int | Literal["auto"] = "auto",
     memory_fraction: float = 0.5,
     show_progress: bool = False,
+    store: Path_ | None = None,
+    workers: Workers | None = None,
 ) -> AblationCurve:
     r"""Clamp more and more units, in fixed orders, and score the network at each point.
 
@@ -103,6 +107,10 @@ def cumulative_ablation(
         memory_fraction: the part of the device's memory, or of the machine's on a CPU, that tensors may take beyond the
             model and the data. ``curve.plan`` says how much it is.
         show_progress: a tqdm bar over examples x configurations.
+        store: a file, an SQLite database, in which finished tiles are kept: the same call, made again after a crash or
+            a kill, goes on where it was. They are found by a digest of all that scores depend on: the model's code and
+            weights, the data, layers, configurations, values, metrics, precision, seed. ``sdkernels runs`` shows them.
+        workers: processes that share the work, as :class:`sdkernels.lab.cluster.RayWorkers`; None: this one does it.
 
     Returns:
         An :class:`AblationCurve`: int64 counts of correct predictions and float64 sums of losses, ``[R, T]``.
@@ -145,7 +153,7 @@ def cumulative_ablation(
             return each_alone(family.configurations)
         return area_under(family.points / family.orders.shape[1], len(family.orders))
 
-    measured = measure(model, layers, data, make_family, options, read_orders, series_of)
+    measured = measure(model, layers, data, make_family, options, read_orders, series_of, called="cumulative_ablation")
     family, bounds = measured.family, measured.bounds
     fields = measured.fields(len(family.orders), len(family.points), seed=seed)
     if bounds is not None and tolerance_of == "auc":
@@ -177,6 +185,8 @@ def unit_importance(
     configs_per_batch: int | Literal["auto"] = "auto",
     memory_fraction: float = 0.5,
     show_progress: bool = False,
+    store: Path_ | None = None,
+    workers: Workers | None = None,
 ) -> UnitImportance:
     r"""Clamp every unit alone, and score the network without it.
 
@@ -193,8 +203,8 @@ def unit_importance(
         metrics, outcomes: as there. ``"class_accuracy"`` gives an importance a unit and class.
         tolerance, confidence: stop a unit early, once its accuracy is known well enough; as there.
         seed: of ``value="resample"``, and of the order of the examples.
-        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as
-            there.
+        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress, store,
+            workers: as there.
 
     Returns:
         A :class:`UnitImportance`: int64 counts of correct predictions and float64 sums of losses, ``[U]``, with unit u
@@ -218,7 +228,7 @@ def unit_importance(
         ([1, 2, 3], [0])
     """
     options = Options.of(locals())
-    measured = measure(model, layers, data, Singles, options)
+    measured = measure(model, layers, data, Singles, options, called="unit_importance")
     return UnitImportance(**measured.fields(measured.family.configurations), bounds=measured.bounds)
 
 
@@ -245,6 +255,8 @@ def ablate(
     configs_per_batch: int | Literal["auto"] = "auto",
     memory_fraction: float = 0.5,
     show_progress: bool = False,
+    store: Path_ | None = None,
+    workers: Workers | None = None,
 ) -> AblationScores:
     r"""Clamp explicit sets of units, and score the network with each.
 
@@ -261,8 +273,8 @@ def ablate(
         metrics, outcomes: as there.
         tolerance, confidence: stop a set early, once its accuracy is known well enough; as there.
         seed: of ``value="resample"``, and of the order of the examples.
-        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as
-            there.
+        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress, store,
+            workers: as there.
 
     Returns:
         An :class:`AblationScores`: int64 counts of correct predictions and float64 sums of losses, ``[K]``.
@@ -286,7 +298,12 @@ def ablate(
     """
     options = Options.of(locals())
     measured = measure(
-        model, layers, data, lambda unit_counts: Sets(make_sets(units, unit_counts), unit_counts), options
+        model,
+        layers,
+        data,
+        lambda unit_counts: Sets(make_sets(units, unit_counts), unit_counts),
+        options,
+        called="ablate",
     )
     family = measured.family
     return AblationScores(units=family.masks, **measured.fields(family.configurations), bounds=measured.bounds)

@@ -18,7 +18,7 @@ from sdkernels.analysis.attribution_runs import Ready, prepared, run
 from sdkernels.analysis.fingerprint import fingerprint
 from sdkernels.analysis.measure import progress
 from sdkernels.analysis.subject import undisturbed
-from sdkernels.engine.execute import PROBE_EXAMPLES, SdkernelsWarning
+from sdkernels.engine.checks import PROBE_EXAMPLES, SdkernelsWarning
 from sdkernels.engine.sites import Site, check_eval_mode, find_sites, unwrap
 
 # Prepared runs that are kept, each for a shape of inputs, a mask and a baseline: they hold rearranged weights.

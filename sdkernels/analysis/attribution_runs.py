@@ -9,11 +9,13 @@ from torch import Tensor, fx, nn
 
 from sdkernels.analysis.attribution_arguments import Baselines
 from sdkernels.engine.batches import Batch, Batches
-from sdkernels.engine.execute import PROBE_EXAMPLES, Job, check_finite, check_repeatable, prepare
+from sdkernels.engine.checks import PROBE_EXAMPLES, check_finite, check_repeatable
 from sdkernels.engine.families import Sets, Singles
 from sdkernels.engine.graph import UntraceableError
+from sdkernels.engine.job import Job
 from sdkernels.engine.loop import changed_logits, clamping
 from sdkernels.engine.memory import is_out_of_memory, memory_limit
+from sdkernels.engine.runner import prepare
 from sdkernels.engine.sites import Site
 from sdkernels.engine.tiles import TileRun
 from sdkernels.engine.values import Clamp

@@ -11,11 +11,13 @@ from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.measure import Options, measure
 from sdkernels.analysis.orders import Orders, for_sites
 from sdkernels.analysis.sampling import Series, area_under, each_alone
+from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.engine import choices
 from sdkernels.engine.batches import Batches
 from sdkernels.engine.choices import Points, Units, make_orders, make_points, make_sets
 from sdkernels.engine.families import Cumulative, Sets, Singles
+from sdkernels.engine.keeping import Workers
 from sdkernels.engine.scores import Metric, Metrics
 from sdkernels.engine.sites import Layers, Site
 from sdkernels.engine.values import Value, Within
@@ -49,6 +51,8 @@ def ablate_directions(
     configs_per_batch: int | Literal["auto"] = "auto",
     memory_fraction: float = 0.5,
     show_progress: bool = False,
+    store: Path_ | None = None,
+    workers: Workers | None = None,
 ) -> UnitImportance | AblationCurve | AblationScores:
     r"""Clamp what a layer's activations have along directions, alone, in order, or by subspaces; score the network.
 
@@ -80,7 +84,8 @@ def ablate_directions(
         tolerance, confidence: stop early what is known well enough; as there. ``tolerance_of`` matters with orders.
         seed: of random directions and orders, of the order of the examples, and of ``value="resample"``. The global
             random state is left as it was.
-        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as there.
+        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress, store,
+            workers: as there.
 
     Returns:
         A :class:`UnitImportance` whose units are the directions; with ``orders`` an :class:`AblationCurve`; with
@@ -128,11 +133,19 @@ def ablate_directions(
     given = list(directions.values()) if isinstance(directions, Mapping) else [directions]
     drawn = seed if any(isinstance(basis, str) and basis == "random" for basis in given) else None
     if subspaces is not None:
-        sets = measure(model, layers, data, lambda counts: _make_subspaces(subspaces, counts), options, turn)
+        sets = measure(
+            model,
+            layers,
+            data,
+            lambda counts: _make_subspaces(subspaces, counts),
+            options,
+            turn,
+            called="ablate_directions",
+        )
         masks = sets.family.masks
         fields = sets.fields(len(masks), seed=drawn)
         return AblationScores(units=masks, directions=by_layer, bounds=sets.bounds, **fields)
-    alone = measure(model, layers, data, Singles, options, turn)
+    alone = measure(model, layers, data, Singles, options, turn, called="ablate_directions")
     fields = alone.fields(alone.family.configurations, seed=drawn)
     return UnitImportance(directions=by_layer, bounds=alone.bounds, **fields)
 
@@ -164,7 +177,9 @@ def _along_orders(
             return each_alone(family.configurations)
         return area_under(family.points / family.orders.shape[1], len(family.orders))
 
-    measured = measure(model, layers, data, make_family, options, turn_and_read_orders, series_of)
+    measured = measure(
+        model, layers, data, make_family, options, turn_and_read_orders, series_of, called="ablate_directions"
+    )
     family, bounds = measured.family, measured.bounds
     shape = len(family.orders), len(family.points)
     fields = measured.fields(*shape, seed=options.seed)

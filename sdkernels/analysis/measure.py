@@ -1,8 +1,9 @@
 """What all ablation functions share: they check, find the sites, make their family, and hand it to the engine."""
 
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 import sdkernels
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.sampling import Sampling, Series, each_alone, run_sampled
+from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.subject import studied
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.execute import Job, Outcome, run, warn_of_no_effect
+from sdkernels.engine.execute import run, warn_of_no_effect
 from sdkernels.engine.families import Family
-from sdkernels.engine.scores import Metric, Metrics, check_metrics
+from sdkernels.engine.job import Job, Outcome
+from sdkernels.engine.keeping import Keeping, Workers
+from sdkernels.engine.ledger import Ledger
+from sdkernels.engine.scores import Metric, Metrics, check_metrics, metric_name
 from sdkernels.engine.sites import Layers, Site
 from sdkernels.engine.values import Value, Within, describe_value, describe_within, resolve_clamps
 
@@ -40,6 +45,8 @@ class Options:
     batch_size: int
     memory_fraction: float
     show_progress: bool
+    store: Path_ | None = None
+    workers: Workers | None = None
     value: Value = 0.0
     baselines: Value | None = None
     value_data: Any = None
@@ -98,11 +105,13 @@ def measure(
     options: Options,
     change_sites: Callable[[list[Site], nn.Module, Batches], list[Site]] = lambda sites, *_: sites,
     series_of: Callable[[FamilyT], list[Series]] = lambda family: each_alone(family.configurations),
+    *,
+    called: str,
 ) -> Measured[FamilyT]:
     """Score every configuration of the family that ``make_family`` makes of the layers' numbers of units.
 
     ``change_sites(sites, model, batches)`` says otherwise what the units are, given the data that values come from;
-    ``series_of(family)`` what is to be known to a tolerance, if one is given.
+    ``series_of(family)`` what is to be known to a tolerance, if one is given; ``called`` is the public function.
 
     Raises:
         ValueError, TypeError: as :func:`sdkernels.cumulative_ablation` says.
@@ -137,13 +146,30 @@ def measure(
         probe = next(batches.numbered()).part(slice(len(inputs)))
         probe = probe._replace(inputs=inputs, labels=probe.labels.clamp(0, logits.shape[1] - 1))  # checked when run
         configs_per_batch = _check_configs_per_batch(options.configs_per_batch)
-        with progress(options.show_progress, batches.examples, family.configurations) as advance:
+        about: dict[str, Any] = {
+            "layers": [site.name for site in sites],
+            "unit_counts": list(family.unit_counts),
+            "metrics": [metric_name(metric) for metric in metrics],
+            "value": describe_value(value) + describe_within(options.within),
+            "examples": batches.examples,
+            "classes": logits.shape[1],
+            "seed": options.seed,
+            "precision": precision,
+            "method": options.method,
+            "versions": versions(),
+        }
+        with (
+            keeping(options.store, options.workers, called, about, (options.method, precision)) as kept,
+            progress(options.show_progress, batches.examples, family.configurations) as advance,
+        ):
             job = Job(model, sites, batches, family, clamps, metrics, probe, logits, advance, options.outcomes)
+            job = replace(job, tf32=precision == "tf32")
             run_job = partial(
                 run,
                 method=options.method,
                 configs_per_batch=configs_per_batch,
                 memory_fraction=check_fraction(options.memory_fraction),
+                keeping=kept,
             )
             used = bounds = None
             if options.tolerance is None:
@@ -151,18 +177,36 @@ def measure(
             else:
                 sampling = Sampling(options.tolerance, options.confidence, options.seed)
                 outcome, used, bounds = run_sampled(job, sampling, series_of(family), run_job)
+            if kept is not None:
+                kept.finish()
         warn_of_no_effect(job, outcome)
     return Measured(
         family=family,
         outcome=outcome,
         layers=tuple(site.name for site in sites),
-        value=describe_value(value) + describe_within(options.within),
+        value=about["value"],
         precision=precision,
         method=options.method,
         seed=options.seed if is_resampled or used is not None else None,
         used=used,
         bounds=bounds,
     )
+
+
+@contextmanager
+def keeping(
+    store: Path_ | None, workers: Workers | None, called: str, about: Mapping[str, Any], determines: tuple[Any, ...]
+) -> Iterator[Keeping | None]:
+    """Where a call's work is kept, and who does it; None: nowhere, and this process."""
+    if workers is not None and not (callable(getattr(workers, "run", None)) and hasattr(workers, "count")):
+        raise TypeError(
+            f"workers is a {type(workers).__name__}; give what does tasks, as sdkernels.lab.cluster.RayWorkers"
+        )
+    if store is None:
+        yield None if workers is None else Keeping(None, workers, called, about, determines)
+        return
+    with Ledger(store) as ledger:
+        yield Keeping(ledger, workers, called, about, determines)
 
 
 def versions() -> dict[str, str]:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.measure import Options, measure
+from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, draw_band
 from sdkernels.engine.averages import Spread, average
 from sdkernels.engine.batches import Batches
 from sdkernels.engine.families import Noise
+from sdkernels.engine.keeping import Workers
 from sdkernels.engine.scores import Metric, Metrics
 from sdkernels.engine.sites import Layers, Site
 
@@ -96,6 +98,8 @@ def noise_robustness(
     batch_size: int = 256,
     memory_fraction: float = 0.5,
     show_progress: bool = False,
+    store: Path_ | None = None,
+    workers: Workers | None = None,
 ) -> NoiseCurve:
     r"""Add Gaussian noise to all units of all layers at once, and score the network at each scale.
 
@@ -123,7 +127,7 @@ def noise_robustness(
         metrics, outcomes: as there.
         tolerance, confidence: stop a run and scale early, once its accuracy is known well enough; as there.
         seed: of the draws, and of the order of the examples.
-        method, precision, unit_dim, select, batch_size, memory_fraction, show_progress: as there.
+        method, precision, unit_dim, select, batch_size, memory_fraction, show_progress, store, workers: as there.
 
     Returns:
         A :class:`NoiseCurve`: int64 counts of correct predictions and float64 sums of losses, ``[R, T]``.
@@ -166,7 +170,7 @@ def noise_robustness(
         return Noise(strengths.repeat(repeats), draws, tuple(deviations.values()), per_map, seed)
 
     options = replace(Options.of(locals()), value_data=sd_data)
-    measured = measure(model, layers, data, make_family, options, find_deviations)
+    measured = measure(model, layers, data, make_family, options, find_deviations, called="noise_robustness")
     fields = measured.fields(repeats, len(factors), seed=seed) | {"value": ""}
     if measured.bounds is not None:
         fields["bounds"] = measured.bounds.view(repeats, len(factors), 2)

@@ -6,8 +6,10 @@ from typing import Any, Literal
 from torch import nn
 
 from sdkernels.analysis.measure import Options, measure
+from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.synergy import PairImportance
 from sdkernels.engine.choices import PairsOfUnits, make_pairs
+from sdkernels.engine.keeping import Workers
 from sdkernels.engine.pairs import Pairs
 from sdkernels.engine.scores import Metric, Metrics
 from sdkernels.engine.sites import Layers
@@ -35,6 +37,8 @@ def pair_importance(
     configs_per_batch: int | Literal["auto"] = "auto",
     memory_fraction: float = 0.5,
     show_progress: bool = False,
+    store: Path_ | None = None,
+    workers: Workers | None = None,
 ) -> PairImportance:
     r"""Clamp pairs of units, and each of their units alone: what do two do that neither does by itself?
 
@@ -55,8 +59,8 @@ def pair_importance(
         value, baselines, value_data, within: what a clamped unit becomes, and where; as there.
         metrics, outcomes: as there. ``"class_accuracy"`` gives a synergy a pair and class.
         seed: of ``value="resample"``.
-        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress: as
-            there. The total that progress is shown of is of pairs and of their units alone.
+        method, precision, unit_dim, select, batch_size, configs_per_batch, memory_fraction, show_progress, store,
+            workers: as there. The total that progress is shown of is of pairs and of their units alone.
 
     Returns:
         A :class:`PairImportance`: int64 counts of correct predictions and float64 sums of losses, ``[P]`` with both
@@ -84,7 +88,12 @@ def pair_importance(
     """
     options = Options.of({**locals(), "tolerance": None, "confidence": 0.95})
     measured = measure(
-        model, layers, data, lambda unit_counts: Pairs(make_pairs(pairs, unit_counts), unit_counts), options
+        model,
+        layers,
+        data,
+        lambda unit_counts: Pairs(make_pairs(pairs, unit_counts), unit_counts),
+        options,
+        called="pair_importance",
     )
     family = measured.family
     alone = len(family.units)

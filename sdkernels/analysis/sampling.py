@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.sequential import ConfidenceSequence
-from sdkernels.engine.execute import Job, Outcome
+from sdkernels.engine.job import Job, Outcome
 from sdkernels.engine.outcomes import unpack
 
 FIRST_STAGE = 64  # examples
@@ -84,7 +84,7 @@ def run_sampled(job: Job, sampling: Sampling, series: Sequence[Series], run: Cal
         part = order[drawn : drawn + stage]
         chosen = torch.cat([series[j].configurations for j in open_series]).unique()
         family = job.family if len(chosen) == len(used) else job.family.only(chosen)
-        outcome = run(replace(job, family=family, batches=job.batches.drawn(part), outcomes=True))
+        outcome = run(replace(job, family=family, root=job.family, batches=job.batches.drawn(part), outcomes=True))
         _update(sequence, series, open_series, chosen, _correct(outcome, len(part)))
         used[chosen] += len(part)
         whole = _added(whole, outcome, chosen, len(used))

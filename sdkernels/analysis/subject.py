@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.execute import PROBE_EXAMPLES
+from sdkernels.engine.checks import PROBE_EXAMPLES
 from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
 
 PRECISIONS = {

@@ -12,7 +12,7 @@ from sdkernels.analysis.measure import progress
 from sdkernels.analysis.subject import studied
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.engine.batches import check_labels
-from sdkernels.engine.execute import check_repeatable
+from sdkernels.engine.checks import check_repeatable
 from sdkernels.engine.loop import Hooks
 from sdkernels.engine.sites import Layers, Site
 

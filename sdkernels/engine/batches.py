@@ -31,6 +31,11 @@ class Batch(NamedTuple):
         donors = None if self.donors is None else self.donors[examples]
         return Batch(self.inputs[examples], self.labels[examples], self.places[examples], self.ids[examples], donors)
 
+    def to(self, device: torch.device) -> "Batch":
+        """Inputs, labels and donors on another device."""
+        donors = None if self.donors is None else self.donors.to(device)
+        return self._replace(inputs=self.inputs.to(device), labels=self.labels.to(device), donors=donors)
+
 
 class Batches:
     """Iterate over ``data`` as often as wanted; every batch is checked, moved and cast.
@@ -106,6 +111,12 @@ class Batches:
         """The same, but of the examples at these places alone, int64 [n], in this order, where they are numbered."""
         batches = copy.copy(self)
         batches._order, batches.examples = order, len(order)
+        return batches
+
+    def elsewhere(self, device: torch.device) -> "Batches":
+        """Without any data, for who is given batches one by one, on a device."""
+        batches = copy.copy(self)
+        batches._source, batches._donors, batches._order, batches.device = [], None, None, device
         return batches
 
     def indexed(self) -> "Indexed":
@@ -271,15 +282,15 @@ def gather(parts: Iterable[Batch], examples: int) -> Iterator[Batch]:
     waiting: list[Batch] = []
     for part in parts:
         if waiting and part.inputs.shape[1:] != waiting[0].inputs.shape[1:]:
-            yield _concatenate(waiting)
+            yield concatenate(waiting)
         waiting.append(part)
         if sum(len(one.labels) for one in waiting) >= examples:
-            yield _concatenate(waiting)
+            yield concatenate(waiting)
     if waiting:
-        yield _concatenate(waiting)
+        yield concatenate(waiting)
 
 
-def _concatenate(parts: list[Batch]) -> Batch:
+def concatenate(parts: list[Batch]) -> Batch:
     """One batch of all parts, which are let go."""
     if len(parts) == 1:
         return parts.pop()

@@ -39,6 +39,7 @@ class Plan:
         tile: examples that are run at once.
         peak: bytes that the run takes at most, beyond the model, the data set and the scores.
         limit: bytes that it may take.
+        is_elsewhere: nothing was run in this process; the notes say where.
     """
 
     nodes: list[PlannedNode]
@@ -47,6 +48,7 @@ class Plan:
     tile: int = 0
     peak: float = 0.0
     limit: float = 0.0
+    is_elsewhere: bool = False
 
     def explain(self) -> str:
         """A table: node, mode, work done and the work of a hook loop, in MFLOP an example; then notes and memory."""
@@ -60,7 +62,7 @@ class Plan:
             lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
             ratio = loop_work / max(work, 1.0)
             lines.append(f"{self.configurations} configurations; {ratio:.1f} times less arithmetic than a hook loop")
-        else:
+        elif not self.is_elsewhere:
             lines.append(f"{self.configurations} configurations; loop: the whole model once each")
         lines += self.notes
         if self.tile:

@@ -56,6 +56,11 @@ class Clamp:
         low, high = (None if bound is None else bound.to(like) for bound in (self.low, self.high))
         return replace(self, value=self.value.to(like), low=low, high=high)
 
+    def on(self, device: torch.device) -> "Clamp":
+        """On another device."""
+        low, high = (None if bound is None else bound.to(device) for bound in (self.low, self.high))
+        return replace(self, value=self.value.to(device), low=low, high=high)
+
     def of(self, labels: Tensor, donated: Tensor | None) -> Tensor:
         """The value for examples of these labels [N], ``[N, ...]`` or ``[1, ...]``; ``donated`` [N, *example]."""
         if self.by == "donor":

@@ -17,7 +17,7 @@ from torch import nn
 
 import sdkernels as sd
 from sdkernels.analysis.pairs import pair_importance
-from sdkernels.engine import execute
+from sdkernels.engine import runner
 from sdkernels.lab.models import BasicBlock, ResNet, convnet, mlp
 from tests.engine.parse import read_plan
 
@@ -196,7 +196,7 @@ def _main() -> None:
     torch.manual_seed(0)
     limit, *names = sys.argv[1:]
     if limit != "none":
-        execute.memory_limit = lambda _device, _fraction: float(limit)
+        runner.memory_limit = lambda _device, _fraction: float(limit)
     found: dict[str, Measured] = {}
     for name in names:
         make, examples = CASES[name]

@@ -12,7 +12,7 @@ from torch import nn
 
 import sdkernels as sd
 from sdkernels.analysis.pairs import pair_importance
-from sdkernels.engine import execute, fused, memory, products, tiles, walk
+from sdkernels.engine import fused, memory, products, runner, tiles, walk
 from sdkernels.engine.batches import Batch, gather
 from sdkernels.engine.tiles import TileRun
 from sdkernels.lab.models import convnet, mlp
@@ -102,7 +102,7 @@ def test_a_low_limit_makes_small_tiles(monkeypatch, seeds_torch, name):
     assert whole.tile == 50
     found: dict[int, Any] = {}
     for limit in (2.0 ** (12 + step / 4) for step in range(60)):
-        monkeypatch.setattr(execute, "memory_limit", lambda _device, _fraction, limit=limit: limit)
+        monkeypatch.setattr(runner, "memory_limit", lambda _device, _fraction, limit=limit: limit)
         try:
             result = RUNS[name]()
         except MemoryError as error:
@@ -130,7 +130,7 @@ def test_the_limit_is_a_fraction_of_the_memory(seeds_torch):
 
 
 def test_not_even_one_example_fits(monkeypatch, seeds_torch):
-    monkeypatch.setattr(execute, "memory_limit", lambda _device, _fraction: 1024.0)
+    monkeypatch.setattr(runner, "memory_limit", lambda _device, _fraction: 1024.0)
     with pytest.raises(MemoryError, match=r"one example takes .* MiB on cpu, .* limit of 0.0 MiB; raise memory_frac"):
         _curve()
 
@@ -308,7 +308,7 @@ def test_longer_examples_get_tiles_of_their_own(monkeypatch, seeds_torch):
         "intact",
         lambda self, batch, *args: sizes[batch.inputs.shape[1]].add(len(batch.labels)) or intact(self, batch, *args),
     )
-    monkeypatch.setattr(execute, "memory_limit", lambda _device, _fraction: 8.0 * MEBIBYTE)
+    monkeypatch.setattr(runner, "memory_limit", lambda _device, _fraction: 8.0 * MEBIBYTE)
     assert_equal(sd.cumulative_ablation(model, "2", data, orders=1, points=3), expected)
     short, long = found
     assert long.by_example > 50 * short.by_example

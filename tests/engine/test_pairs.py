@@ -162,7 +162,7 @@ def test_neither_tiles_nor_passes_nor_batches_matter(small, monkeypatch, layers)
     units = {"relu1": 9, "fc1": 9, "relu2": 7, "relu3": 6}
     every = torch.triu_indices(*[sum(units[layer] for layer in layers)] * 2, 1).t()  # across layers too
     expected = pair_importance(model, layers, data, pairs=every, method="loop")
-    monkeypatch.setattr("sdkernels.engine.execute._even", lambda tile, _examples: min(tile, 5))
+    monkeypatch.setattr("sdkernels.engine.runner._even", lambda tile, _examples: min(tile, 5))
     for configs_per_batch, batch_size in (("auto", 256), (4, 3)):
         options = {"configs_per_batch": configs_per_batch, "batch_size": batch_size}
         assert_same(pair_importance(model, layers, data, pairs=every, **options), expected)

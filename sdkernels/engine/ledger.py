@@ -1,0 +1,322 @@
+"""The ledger: finished work as rows of one SQLite file, so that a call that was stopped goes on where it was.
+
+Three tables. ``runs``: one row a call, its key, a SHA-256 of all that its scores depend on, and a description in JSON.
+``tiles``: one row a finished tile of a run, its counts and sums over some examples. ``items``: anything else that is
+finished, as the networks of a sweep, by kind and key. Every row carries a SHA-256 of its content. A tile, or an item,
+is one transaction in SQLite's write-ahead log: a process that is killed leaves all of it or nothing.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORMAT = 1
+_APPLICATION = 0x53444B4C  # "SDKL", which SQLite keeps in a file's header
+_PATIENCE = 60.0  # seconds that a process waits for another one's transaction
+
+_SCHEMA = f"""
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, description TEXT NOT NULL,
+    created REAL NOT NULL, finished REAL
+);
+CREATE TABLE tiles (
+    run INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE, part INTEGER NOT NULL, start INTEGER NOT NULL,
+    data BLOB NOT NULL, examples INTEGER NOT NULL, content BLOB NOT NULL, digest BLOB NOT NULL, written REAL NOT NULL,
+    PRIMARY KEY (run, part, start, data)
+);
+CREATE TABLE items (
+    kind TEXT NOT NULL, key TEXT NOT NULL, description TEXT NOT NULL, content BLOB NOT NULL, digest BLOB NOT NULL,
+    written REAL NOT NULL, PRIMARY KEY (kind, key)
+);
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {FORMAT};
+"""
+
+
+class LedgerError(OSError):
+    """The ledger cannot be read or written; says which file, why, and what to do. What it holds is as it was."""
+
+
+class Run(NamedTuple):
+    """A call whose tiles are kept."""
+
+    id: int
+    key: str
+    kind: str
+    description: dict[str, Any]
+    created: float  # seconds since 1970, as are all times
+    finished: float | None
+
+
+class KeptTile(NamedTuple):
+    """A finished tile."""
+
+    part: int
+    start: int
+    examples: int
+    content: bytes
+    written: float
+
+
+class Item(NamedTuple):
+    """Something finished."""
+
+    kind: str
+    key: str
+    description: dict[str, Any]
+    content: bytes
+    written: float
+
+
+class Ledger:
+    """An open ledger; close it, or use it as a context. One thread, any number of processes and machines' restarts.
+
+    Args:
+        path: the file; made if it is not there, unless ``must_exist``. On a local disk: SQLite's write-ahead log does
+            not work over network file systems, where it falls back to a rollback journal, if the system locks files.
+
+    Raises:
+        LedgerError: no such folder, no permission, a full disk, a file that is no ledger, is damaged, or was written by
+            a later version.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "work.sdk") as ledger:
+        ...     ledger.keep_item("network", "a", {"seed": 0}, b"weights")
+        ...     ledger.item("network", "a").content, ledger.item("network", "b")
+        (b'weights', None)
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False) -> None:
+        self.path = Path(path)
+        if must_exist and not self.path.is_file():
+            raise LedgerError(f"{self.path} is not there; a ledger is what store= or --store was given")
+        if self.path.is_dir():
+            raise LedgerError(f"{self.path} is a folder; a ledger is one file")
+        if not self.path.parent.is_dir():
+            raise LedgerError(f"{self.path}: there is no folder {self.path.parent}; make it first")
+        with self._clear_errors():
+            self._sqlite = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+        try:
+            self._open()
+        except BaseException:
+            self._sqlite.close()
+            raise
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._sqlite.close()
+
+    # Runs and their tiles
+
+    def run(self, key: str) -> Run | None:
+        """The run of this key."""
+        rows = self._read("SELECT id, key, kind, description, created, finished FROM runs WHERE key = ?", key)
+        return self._as_run(rows[0]) if rows else None
+
+    def runs(self) -> list[Run]:
+        """All runs, the oldest first."""
+        rows = self._read("SELECT id, key, kind, description, created, finished FROM runs ORDER BY id")
+        return [self._as_run(row) for row in rows]
+
+    def add_run(self, key: str, kind: str, description: Mapping[str, Any]) -> Run:
+        """The run of this key: a new one, or the one that another process has added meanwhile."""
+        with self._transaction():
+            self._sqlite.execute(
+                "INSERT INTO runs (key, kind, description, created) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (key, kind, json.dumps(description), time.time()),
+            )
+        found = self.run(key)
+        if found is None:
+            raise LedgerError(f"{self.path}: run {key[:12]} was dropped by another process while it was being added")
+        return found
+
+    def finish_run(self, run: Run) -> None:
+        """Note that all of its tiles are there."""
+        with self._transaction():
+            self._sqlite.execute("UPDATE runs SET finished = coalesce(finished, ?) WHERE id = ?", (time.time(), run.id))
+
+    def drop_run(self, run: Run) -> None:
+        """Take a run and its tiles out."""
+        with self._transaction():
+            self._sqlite.execute("DELETE FROM tiles WHERE run = ?", (run.id,))
+            self._sqlite.execute("DELETE FROM runs WHERE id = ?", (run.id,))
+
+    def tile(self, run: Run, part: int, start: int, data: bytes) -> bytes | None:
+        """The content of the tile that starts at this example, if it is there and was made from this data."""
+        rows = self._read(
+            "SELECT content, digest FROM tiles WHERE run = ? AND part = ? AND start = ? AND data = ?",
+            *(run.id, part, start, data),
+        )
+        if not rows:
+            return None
+        ((content, digest),) = rows
+        return self._checked(content, digest, f"tile {start} of run {run.id}")
+
+    def tiles(self, run: Run) -> Iterator[KeptTile]:
+        """A run's tiles in order."""
+        rows = self._read(
+            "SELECT part, start, examples, content, digest, written FROM tiles WHERE run = ? ORDER BY start, part",
+            run.id,
+        )
+        for part, start, examples, content, digest, written in rows:
+            self._checked(content, digest, f"tile {start} of run {run.id}")
+            yield KeptTile(part, start, examples, content, written)
+
+    def keep_tile(self, run: Run, part: int, start: int, data: bytes, examples: int, content: bytes) -> None:
+        """Add a finished tile; the same one of another process stays as it is."""
+        with self._transaction():
+            self._sqlite.execute(
+                "INSERT INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (run.id, part, start, data, examples, content, _digest(content), time.time()),
+            )
+
+    # Items
+
+    def item(self, kind: str, key: str) -> Item | None:
+        """The item of this kind and key."""
+        found = list(self.items(kind, key))
+        return found[0] if found else None
+
+    def items(self, kind: str, key: str | None = None) -> Iterator[Item]:
+        """The items of a kind, in the order in which they were kept."""
+        rows = self._read(
+            "SELECT key, description, content, digest, written FROM items WHERE kind = ? AND (? IS NULL OR key = ?) "
+            "ORDER BY written, key",
+            *(kind, key, key),
+        )
+        for own, description, content, digest, written in rows:
+            yield Item(
+                kind, own, json.loads(description), self._checked(content, digest, f"{kind} {own[:12]}"), written
+            )
+
+    def kinds(self) -> dict[str, int]:
+        """How many items there are of each kind."""
+        return dict(self._read("SELECT kind, count(*) FROM items GROUP BY kind ORDER BY kind"))
+
+    def keep_item(self, kind: str, key: str, description: Mapping[str, Any], content: bytes) -> None:
+        """Add an item, or put it in the place of an earlier one."""
+        with self._transaction():
+            self._sqlite.execute(
+                "INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?)",
+                (kind, key, json.dumps(description), content, _digest(content), time.time()),
+            )
+
+    def drop_item(self, kind: str, key: str) -> None:
+        """Take an item out, if it is there."""
+        with self._transaction():
+            self._sqlite.execute("DELETE FROM items WHERE kind = ? AND key = ?", (kind, key))
+
+    # The file
+
+    def check(self) -> int:
+        """Read everything and compare all digests; the number of rows.
+
+        Raises:
+            LedgerError: a damaged page or row; says which.
+        """
+        for (message,) in self._read("PRAGMA integrity_check"):
+            if message != "ok":
+                raise LedgerError(f"{self.path} is damaged: {message}")
+        count = 0
+        for run in self.runs():
+            count += 1 + sum(1 for _ in self.tiles(run))
+        return count + sum(1 for kind in self.kinds() for _ in self.items(kind))
+
+    def _open(self) -> None:
+        with self._clear_errors():
+            (application,) = self._sqlite.execute("PRAGMA application_id").fetchone()
+            (tables,) = self._sqlite.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if application == 0 and tables == 0:
+                self._create()
+            elif application != _APPLICATION:
+                raise LedgerError(f"{self.path} is another program's SQLite file; give store= a path of its own")
+            (version,) = self._sqlite.execute("PRAGMA user_version").fetchone()
+            if version != FORMAT:
+                raise LedgerError(
+                    f"{self.path} is a ledger of format {version}; this version of sdkernels reads and writes "
+                    f"{FORMAT}. Give store= another path"
+                )
+            self._sqlite.execute("PRAGMA synchronous = NORMAL")  # with the log, a killed process loses nothing
+
+    def _create(self) -> None:
+        self._sqlite.execute("PRAGMA journal_mode = WAL")
+        self._sqlite.execute("BEGIN IMMEDIATE")
+        try:  # a process that came first may have made the tables while this one waited
+            if self._sqlite.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                for statement in _SCHEMA.strip().split(";\n"):
+                    self._sqlite.execute(statement)
+            self._sqlite.execute("COMMIT")
+        except BaseException:
+            self._sqlite.execute("ROLLBACK")
+            raise
+
+    def _as_run(self, row: tuple[Any, ...]) -> Run:
+        number, key, kind, description, created, finished = row
+        return Run(number, key, kind, json.loads(description), created, finished)
+
+    def _checked(self, content: bytes, digest: bytes, what: str) -> bytes:
+        if _digest(content) != digest:
+            raise LedgerError(
+                f"{self.path} is damaged: {what} is not what was written. `sdkernels runs drop` takes a run out, so "
+                "that it is made anew"
+            )
+        return content
+
+    def _read(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._clear_errors():
+            return self._sqlite.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._clear_errors():
+            self._sqlite.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._sqlite.execute("COMMIT")
+            except BaseException:
+                if self._sqlite.in_transaction:
+                    self._sqlite.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise LedgerError(f"{self.path}: {_explained(str(error))}") from error
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _explained(message: str) -> str:
+    """SQLite's message, and what it means here."""
+    for words, meaning in _MEANINGS.items():
+        if words in message:
+            return f"{meaning} (SQLite: {message})"
+    return f"SQLite says: {message}"
+
+
+_MEANINGS = {
+    "not a database": "this is no ledger, or it is damaged from its first page on; give store= another path",
+    "malformed": "it is damaged; `sqlite3 FILE .recover` gives what can be read of it. Give store= another path",
+    "disk is full": "the disk is full: the last row was not kept, those before it were. Make room and run again",
+    "disk I/O error": "the disk cannot be read or written; rows written before are as they were",
+    "readonly": "it cannot be written: the file, or its folder, is read-only. Give store= a path that is yours",
+    "unable to open": "it cannot be opened: its folder is read-only or not yours. Give store= a path that is yours",
+    "locked": f"another process has held it for {_PATIENCE:.0f} seconds; run again when that one is done",
+}
