@@ -1,4 +1,4 @@
-"""Data sets by name: scikit-learn's digits (embedded), and MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 from files."""
+"""Data sets by name: scikit-learn's digits (embedded), MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100 and texts from files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from torch import Tensor
 from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.readers.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, read_cifar
 from sdkernels.lab.readers.idx import read_idx_split
+from sdkernels.lab.readers.text import TEXT_NAMES, TextData, load_text
 
-__all__ = ["NAMES", "SPLITS", "LabelledData", "load"]
+__all__ = ["NAMES", "SPLITS", "TEXT_NAMES", "LabelledData", "TextData", "load", "load_text"]
 
 SPLITS = ("train", "test", "all")
 _DIGITS_TRAIN = 1437  # four fifths of 1,797
