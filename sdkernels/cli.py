@@ -1,4 +1,4 @@
-"""The command line: ``sdkernels reproduce FIGURE`` and ``sdkernels doctor``."""
+"""The command line: ``sdkernels reproduce FIGURE``, ``sdkernels data`` and ``sdkernels doctor``."""
 
 import sys
 from enum import Enum
@@ -10,9 +10,12 @@ try:
 except ImportError:
     sys.exit('the command line needs typer: `python -m pip install "sdkernels[paper]"`')
 
+from sdkernels.commands import data
+
 app = typer.Typer(
     help="What does a trained network lose when units are removed?", no_args_is_help=True, add_completion=False
 )
+app.add_typer(data.app, name="data")
 
 
 class FigureName(str, Enum):

@@ -249,16 +249,13 @@ DATA_SETS: dict[str, DataSet] = {
                         1024 * MEGABYTE,  # models and word lists are in it as well
                     ),
                 ),
-                (
-                    Download(
-                        "ptb.train.txt", (_PTB_MIRROR + "ptb.train.txt",), None, ("md5:f26c4b92c5fdc7b3f8c7cdcb991d8420",)
-                    ),
-                    Download(
-                        "ptb.valid.txt", (_PTB_MIRROR + "ptb.valid.txt",), None, ("md5:aa0affc06ff7c36e977d7cd49e3839bf",)
-                    ),
-                    Download(
-                        "ptb.test.txt", (_PTB_MIRROR + "ptb.test.txt",), None, ("md5:8b80168b89c18661a38ef683c0dc3721",)
-                    ),
+                tuple(
+                    Download(name, (_PTB_MIRROR + name,), None, (f"md5:{md5}",))
+                    for name, md5 in (
+                        ("ptb.train.txt", "f26c4b92c5fdc7b3f8c7cdcb991d8420"),
+                        ("ptb.valid.txt", "aa0affc06ff7c36e977d7cd49e3839bf"),
+                        ("ptb.test.txt", "8b80168b89c18661a38ef683c0dc3721"),
+                    )
                 ),
             ),
         ),
