@@ -84,7 +84,9 @@ def run_sampled(job: Job, sampling: Sampling, series: Sequence[Series], run: Cal
         part = order[drawn : drawn + stage]
         chosen = torch.cat([series[j].configurations for j in open_series]).unique()
         family = job.family if len(chosen) == len(used) else job.family.only(chosen)
-        outcome = run(replace(job, family=family, root=job.family, batches=job.batches.drawn(part), outcomes=True))
+        outcome = run(
+            replace(job, family=family, root=job.family, chosen=chosen, batches=job.batches.drawn(part), outcomes=True)
+        )
         _update(sequence, series, open_series, chosen, _correct(outcome, len(part)))
         used[chosen] += len(part)
         whole = _added(whole, outcome, chosen, len(used))

@@ -46,7 +46,7 @@ class Scorer:
 
         def score(task: tuple[int, Batch]) -> Iterator[bytes]:
             part, batch = task
-            own = replace(job, family=families[part][1])
+            own = job.part(*families[part])
             with torch.no_grad():
                 if part not in runners:
                     runners[part] = self.open_runner(own)
@@ -71,7 +71,7 @@ def run_elsewhere(
     ledger, workers = keeping.ledger, keeping.workers
     assert workers is not None  # noqa: S101 - asked for by those who have some
     families = layout.families(job.family)
-    jobs = [replace(job, family=family) for _, family in families]
+    jobs = [job.part(*family) for family in families]
     total, plan = Tally(job, job.batches.examples), Plan([], job.family.configurations, is_elsewhere=True)
     waiting: dict[int, Tally | None] = {}  # by the part's place in the order; None: not there yet
     parts: dict[int, _Part] = {}

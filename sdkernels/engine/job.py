@@ -36,6 +36,7 @@ class Job:
         outcomes: whether each prediction's being correct is kept.
         graphs: by the shape of an example, the traced models that were seen to do what the model does.
         root: the family that ``family`` is a part of, where a call is run in stages.
+        chosen: which of the call's configurations the family is, int64 [k]; None: all of them.
         tf32: whether float32 products on CUDA may round to TF32.
     """
 
@@ -51,6 +52,7 @@ class Job:
     outcomes: bool = False
     graphs: dict[torch.Size, Graph] = field(default_factory=dict)
     root: Family | None = None
+    chosen: Tensor | None = None
     tf32: bool = False
 
     @property
@@ -62,6 +64,12 @@ class Job:
     def calls(self) -> list[Call]:
         """The sites, as hooks need to know them."""
         return [site.hooked for site in self.sites]
+
+    def part(self, chosen: Tensor | None, family: Family) -> "Job":
+        """Of some of its configurations, int64 [k], which are ``family``; None: all."""
+        if chosen is None:
+            return self
+        return replace(self, family=family, chosen=chosen if self.chosen is None else self.chosen[chosen])
 
     def on(self, device: torch.device) -> "Job":
         """The same job without its data, graphs and progress, to be sent elsewhere; and there, on its device."""
@@ -97,6 +105,7 @@ class Tally:
     def __init__(self, job: Job, examples: int | None) -> None:
         configurations, device = job.family.configurations, job.batches.device
         outcomes = Outcomes(configurations, examples) if job.outcomes else None
+        self.chosen = job.chosen
         self.intact = Scores(job.metrics, 1, job.classes, device)
         self.ablated = Scores(job.metrics, configurations, job.classes, device, outcomes)
 
@@ -130,6 +139,8 @@ class Tally:
             **{f"intact/{name}": total.cpu().numpy() for name, total in self.intact.sums.items()},
             **{f"sums/{name}": total.cpu().numpy() for name, total in self.ablated.sums.items()},
         }
+        if self.chosen is not None:
+            arrays["configurations"] = self.chosen.numpy()
         if self.ablated.outcomes is not None:
             arrays["outcomes"] = self.ablated.outcomes.packed.numpy()
         file = io.BytesIO()

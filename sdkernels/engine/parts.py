@@ -63,7 +63,7 @@ class _Here:
         assert ledger is not None  # noqa: S101 - else nothing would be cut
         data = digest_of(self._job, batch)
         for index, (configurations, family) in enumerate(self._families):
-            job = replace(self._job, family=family)
+            job = self._job.part(configurations, family)
             start = int(batch.places[0])
             content = None if self._run is None else ledger.tile(self._run, index, start, data)
             if content is not None:
