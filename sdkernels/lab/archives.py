@@ -39,8 +39,8 @@ def extract(
         wrong: called with a member's path in the archive and its unpacked bytes' file; says what is wrong with it.
 
     Raises:
-        FetchError: a damaged archive; a member missing, there twice, wrong, or no regular file; more than ``limit`` bytes;
-            a target that cannot be written. No target has been touched then.
+        FetchError: a damaged archive; a member missing, there twice, wrong, or no regular file; more than ``limit``
+            bytes; a target that cannot be written. No target has been touched then.
 
     Example:
         >>> import tempfile

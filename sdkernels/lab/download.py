@@ -130,13 +130,12 @@ class _Attempt:
                 self._receive()
             except _TryAgainError as reason:
                 # only ground that no try has covered counts: a server that begins anew each time gets nowhere
-                if self.partial.length >= furthest + self.patience.progress:
-                    failures = 0
+                got_further = self.partial.length >= furthest + self.patience.progress
+                failures = 0 if got_further else failures + 1
                 furthest = max(furthest, self.partial.length)
-                failures += 1
                 if failures >= self.patience.tries:
                     raise _GiveUpError(f"{reason} ({failures} tries)") from reason
-                pause = min(max(self.patience.pause * 2 ** (failures - 1), reason.pause), _LONGEST_PAUSE)
+                pause = min(max(self.patience.pause * 2 ** max(failures - 1, 0), reason.pause), _LONGEST_PAUSE)
                 self.say(f"{self.address}: {reason}; trying again in {pause:.3g} s")
                 time.sleep(pause)
                 continue

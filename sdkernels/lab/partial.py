@@ -1,5 +1,6 @@
 """A download in the making: the bytes so far in ``FILE.partial``, and beside it where they came from."""
 
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,7 @@ class Partial:
     @property
     def length(self) -> int:
         """Bytes so far."""
-        return self.path.stat().st_size if self.path.is_file() else 0
+        return self.path.stat().st_size if self.path.is_file() and not self.path.is_symlink() else 0
 
     @property
     def record(self) -> dict[str, str]:
@@ -71,13 +72,16 @@ class Partial:
     def append(self, chunks: Iterable[bytes]) -> None:
         """Write what comes, piece by piece and unbuffered: a kill loses nothing that has arrived."""
         with local_write(self.path):
-            file = self.path.open("ab", buffering=0)
+            file = self._open()
         with file:
             for chunk in chunks:  # outside local_write: an error of the network is not one of the disk
                 with local_write(self.path):
                     rest = memoryview(chunk)
                     while rest:  # an unbuffered write may take only a part
                         rest = rest[file.write(rest) :]
+
+    def _open(self) -> io.FileIO:
+        return self.path.open("ab", buffering=0)
 
 
 @contextmanager
