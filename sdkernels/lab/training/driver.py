@@ -76,13 +76,14 @@ def train(
     ) as bar:
 
         def after_step() -> None:
-            bar.update()
+            if bar.update():  # it was shown: what it says next time
+                bar.set_postfix(_shown(trainer), refresh=False)
             if folder is not None and every_steps is not None and trainer.step % every_steps == 0:
                 _save(trainer, folder)
 
         while not trainer.finished:
             trainer.run_epoch(after_step)
-            bar.set_postfix({"epoch": trainer.epoch, **_rounded(trainer.progress())}, refresh=False)
+            bar.set_postfix(_shown(trainer), refresh=False)
             if folder is not None:
                 if trainer.epoch in keep_epochs:
                     _keep(trainer, folder)
@@ -90,7 +91,7 @@ def train(
                     _save(trainer, folder)
         bar.total = trainer.step  # the bar ends full: the work is done
         result = trainer.result()
-        bar.set_postfix({"epoch": trainer.epoch, "accuracy": f"{result.accuracy:.4f}", "loss": f"{result.loss:.4g}"})
+        bar.set_postfix(_shown(trainer, accuracy=result.accuracy, loss=result.loss))
     return result
 
 
@@ -105,6 +106,12 @@ def _take_up(trainer: Trainer, folder: Path, keep_epochs: Collection[int]) -> No
             trainer.restore(tensors, record)
         except ValueError as error:
             raise ValueError(f"{latest}: {error}. Give another folder, or remove this one to start again") from error
+        missed = [e for e in keep_epochs if e <= trainer.epoch and not (folder / disk.epoch_file(e)).exists()]
+        if missed:
+            raise ValueError(
+                f"keep_epochs holds {missed[0]}, but the run in {folder} is past it and did not keep it; give another "
+                "folder, or remove this one to start again"
+            )
     elif 0 in keep_epochs:
         _keep(trainer, folder)
 
@@ -120,8 +127,10 @@ def _keep(trainer: Trainer, folder: Path) -> None:
     disk.write(folder / disk.epoch_file(trainer.epoch), weights, {**record, "holds": "model"})
 
 
-def _rounded(progress: dict[str, float]) -> dict[str, Any]:
-    return {name: f"{value:.4f}" if name == "accuracy" else f"{value:.4g}" for name, value in progress.items()}
+def _shown(trainer: Trainer, **numbers: float) -> dict[str, Any]:
+    numbers = numbers or trainer.progress()
+    rounded = {name: f"{value:.4f}" if name == "accuracy" else f"{value:.4g}" for name, value in numbers.items()}
+    return {"epochs": trainer.epoch, **rounded}
 
 
 def _check(

@@ -105,6 +105,8 @@ class TrainingOptions:
         self._check_milestones()
 
     def _check_milestones(self) -> None:
+        if not isinstance(self.milestones, tuple | list):
+            raise ValueError(f"milestones={self.milestones!r} must be a tuple")
         object.__setattr__(self, "milestones", tuple(self.milestones))  # JSON has lists alone
         if bool(self.milestones) != (self.schedule == "step"):
             raise ValueError(
@@ -116,6 +118,9 @@ class TrainingOptions:
         )
         if not rising:
             raise ValueError(f"milestones={self.milestones} must be whole numbers from 1 that rise")
+        length = self.epochs if self.epochs is not None else self.steps
+        if length is not None and self.milestones and self.milestones[-1] >= length:
+            raise ValueError(f"milestones={self.milestones} go beyond the run, which is over after {length}")
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -60,5 +60,5 @@ def diverged(what: str, epoch: int, step: int) -> str:
     """The message of a DivergedError."""
     return (
         f"{what} in epoch {epoch}, step {step}: training has diverged. Lower learning_rate, give clip_norm=1.0 or "
-        "warmup=, or look for nan in the inputs; the last checkpoint is from before and intact"
+        "warmup=, or look for nan in the inputs. What was saved before is intact"
     )

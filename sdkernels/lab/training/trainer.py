@@ -29,7 +29,7 @@ from sdkernels.lab.training.state import (
     unpack_optimiser,
 )
 from sdkernels.lab.training.tally import DivergedError, Tally, diverged
-from sdkernels.lab.training.token_stream import flatten, unflatten
+from sdkernels.lab.training.token_stream import TokenStreamFeed, flatten, unflatten
 
 # A pass over the whole training set is spent only when the epoch's own mini-batches were nearly all right.
 _WORTH_EVALUATING = 0.98
@@ -86,7 +86,9 @@ class Trainer:
         shape = {"batch_size": options.batch_size, "unroll": options.unroll, "seed": seed, "workers": workers}
         self._feed: Feed = feed_for(data, self.device, **shape)
         self._validation = None if validation is None else feed_for(validation, self.device, **shape)
-        if options.augmentation != "none" and self._feed.identity()["kind"] == "token stream":
+        if options.warmup >= self.total_steps:
+            raise ValueError(f"warmup={options.warmup} takes the whole run of {self.total_steps} steps; give less")
+        if options.augmentation != "none" and isinstance(self._feed, TokenStreamFeed):
             raise ValueError(f"augmentation={options.augmentation!r} is of images, not of a token stream")
         self._identity: dict[str, Any] = {"model": model_identity(model)}
         self._optimiser = make_optimiser(model, options)
@@ -269,9 +271,9 @@ class Trainer:
                 "options": self.options.record(),
                 "seed": self.seed,
                 "device": self.device.type,
-                "model": self._identity["model"],
                 "data": self._feed.identity(),
                 "validation": None if self._validation is None else self._validation.identity(),
+                "model": self._identity["model"],
             }
         return self._identity
 
@@ -286,7 +288,8 @@ class Trainer:
         here = self.identity()
         found = differences({name: record.get(name) for name in here}, here)
         if found:
-            raise ValueError(f"this is the state of another training run; it differs in {', '.join(found[:5])}")
+            more = f", and {len(found) - 6} more" if len(found) > 6 else ""
+            raise ValueError(f"this is the state of another training run; it differs in {', '.join(found[:6])}{more}")
         unpack_model(self.model, tensors)
         unpack_optimiser(self._optimiser, tensors)
         leaves: Iterator[Tensor] = (tensors[f"carried.{i}"].to(self.device) for i in range(len(tensors)))
