@@ -1,4 +1,4 @@
-"""Data sets by name: scikit-learn's digits (embedded), MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100 and texts from files."""
+"""Data by name: digits (embedded), MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100 and texts (from files)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

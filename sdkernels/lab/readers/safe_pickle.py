@@ -3,7 +3,7 @@
 A pickle is a program: it may name any function and call it. Here the names lead to stand-ins that build an array out of
 checked parts, and every other name is an error, so that there is nothing to call. Three walls:
 
-1. only the instructions that plain data needs are let through, seen before any of them is run;
+1. only instructions that are known to be harmless with stand-ins are let through, seen before any of them is run;
 2. every name is looked up among the stand-ins below and nowhere else;
 3. what comes out is copied into new lists, dicts and arrays, type by type.
 """
@@ -28,9 +28,10 @@ _TUPLES = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 _NUMBERS = ("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1")
 _TEXT = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE")
 _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
-_CALLS = ("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD")  # of stand-ins only
+_CALLS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD")  # of stand-ins only
+_OTHERS = ("FLOAT", "BINFLOAT", "EMPTY_SET", "FROZENSET", "ADDITEMS")  # refused later, by their types' names
 _FRAMES = ("PROTO", "FRAME", "MARK", "STOP")
-_INSTRUCTIONS = {*_MEMORY, *_DICTS_AND_LISTS, *_TUPLES, *_NUMBERS, *_TEXT, *_BYTES, *_CALLS, *_FRAMES}
+_INSTRUCTIONS = {*_MEMORY, *_DICTS_AND_LISTS, *_TUPLES, *_NUMBERS, *_TEXT, *_BYTES, *_CALLS, *_OTHERS, *_FRAMES}
 
 
 def load_plain(path: Path, hint: str) -> Any:
