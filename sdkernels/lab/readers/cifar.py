@@ -126,7 +126,7 @@ def _checked(
     outside = [int(label) for label in (labels.min(), labels.max()) if not 0 <= label < layout.classes]
     if outside:
         raise ValueError(f"{path} holds a label {outside[0]}; classes are 0..{layout.classes - 1}. {hint}")
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).view(-1, 3, 32, 32)
+    pixels = torch.from_numpy(images.copy()).view(-1, 3, 32, 32)
     return pixels, torch.from_numpy(labels.astype(np.uint8))
 
 
