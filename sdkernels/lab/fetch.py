@@ -67,9 +67,14 @@ def fetch(
             expected. What has arrived is kept.
 
     Example:
-        >>> fetched = fetch("mnist", Path("data"))  # doctest: +SKIP
-        >>> fetched.files[0]  # doctest: +SKIP
-        PosixPath('data/mnist/train-images-idx3-ubyte.gz')
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "notes").mkdir()
+        >>> _ = (folder / "notes" / "a.txt").write_text("abc")
+        >>> checksum = "md5:900150983cd24fb0d6963f7d28e17f72"
+        >>> notes = DataSet("notes", "My notes", "me", "mine", (DataFile("a.txt", 3, (checksum,)),), ())
+        >>> fetch(notes, folder).downloaded  # all is there, and right
+        ()
     """
     data_set = _named(what) if isinstance(what, str) else what
     if mirror is not None and urlsplit(mirror).scheme not in ("http", "https"):

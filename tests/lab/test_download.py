@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-import time
 
 import pytest
 
@@ -257,13 +256,14 @@ def test_it_says_its_name(server, get):
     assert server.requests[0].agent == "sdkernels-data-fetch"
 
 
-def test_the_server_is_asked_to_wait(server, get):
-    server.faults["/file.gz"] = [faults.status(503, Retry_After="1")]
-    said = []
-    began = time.monotonic()
-    get(said=said)
-    assert "trying again in 1 s" in said[0]
-    assert time.monotonic() - began >= 1
+def test_pauses_double_and_the_server_s_wish_counts(server, get, monkeypatch):
+    server.faults["/file.gz"] = [faults.status(500)] * 3 + [
+        faults.status(503, Retry_After=k) for k in ("7", "900", "x")
+    ]
+    slept = []
+    monkeypatch.setattr("sdkernels.lab.download.time.sleep", slept.append)
+    get(patience=Patience(tries=9, pause=1.0))
+    assert slept == [1.0, 2.0, 4.0, 8.0, 30.0, 30.0]
 
 
 @pytest.mark.parametrize(
