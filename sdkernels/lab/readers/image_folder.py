@@ -134,6 +134,8 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         """RGB, resized and cropped."""
         try:
             with Image.open(path) as opened:
+                if opened.mode.startswith(("I", "F")):  # Pillow would clip them to white
+                    raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {opened.mode})")
                 image = opened.convert("RGB")
         except _DAMAGED as error:
             raise ValueError(f"{path} cannot be read as an image: {error}. Mend it, or remove it") from error
