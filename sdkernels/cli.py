@@ -1,4 +1,4 @@
-"""The command line: ``sdkernels reproduce FIGURE``, ``sdkernels data`` and ``sdkernels doctor``."""
+"""The command line: ``sdkernels reproduce FIGURE``, ``sweep``, ``runs``, ``data`` and ``doctor``."""
 
 import sys
 from enum import Enum
@@ -10,12 +10,15 @@ try:
 except ImportError:
     sys.exit('the command line needs typer: `python -m pip install "sdkernels[paper]"`')
 
-from sdkernels.commands import data
+from sdkernels.commands import data, runs
+from sdkernels.commands.sweep import sweep
 
 app = typer.Typer(
     help="What does a trained network lose when units are removed?", no_args_is_help=True, add_completion=False
 )
 app.add_typer(data.app, name="data")
+app.add_typer(runs.app, name="runs")
+app.command()(sweep)
 
 
 class FigureName(str, Enum):

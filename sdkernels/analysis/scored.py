@@ -106,6 +106,10 @@ class Scored(PooledUnits):
             raise ValueError("no outcomes were kept; ask for them by outcomes=True")
         return unpack(self.outcomes.flatten(0, -2), self.examples).view(*self.outcomes.shape[:-1], self.examples)
 
+    def to_pandas(self) -> Any:
+        """The scores in long form, one row a configuration: a ``DataFrame`` whose columns the subclass says."""
+        raise NotImplementedError
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one NumPy ``.npz`` file, without pickle; a crash never leaves half a file."""
         tensors = {

@@ -175,6 +175,13 @@ class Ledger:
             self._checked(content, digest, f"tile {start} of run {run.id}")
             yield KeptTile(part, start, examples, content, written)
 
+    def progress(self, run: Run) -> tuple[int, int, float | None]:
+        """How many tiles of a run there are, of how many examples, and when the last one was written."""
+        ((tiles, examples, written),) = self._read(
+            "SELECT count(*), coalesce(sum(examples), 0), max(written) FROM tiles WHERE run = ?", run.id
+        )
+        return tiles, examples, written
+
     def keep_tile(self, run: Run, part: int, start: int, data: bytes, examples: int, content: bytes) -> None:
         """Add a finished tile; the same one of another process stays as it is."""
         with self._transaction():
@@ -189,6 +196,15 @@ class Ledger:
         """The item of this kind and key."""
         found = list(self.items(kind, key))
         return found[0] if found else None
+
+    def has_item(self, kind: str, key: str) -> bool:
+        """Whether there is one; its content is not read."""
+        return bool(self._read("SELECT 1 FROM items WHERE kind = ? AND key = ?", kind, key))
+
+    def items_without_content(self, kind: str) -> list[Item]:
+        """The items of a kind, in the order in which they were kept, with no content."""
+        rows = self._read("SELECT key, description, written FROM items WHERE kind = ? ORDER BY written, key", kind)
+        return [Item(kind, key, json.loads(description), b"", written) for key, description, written in rows]
 
     def items(self, kind: str, key: str | None = None) -> Iterator[Item]:
         """The items of a kind, in the order in which they were kept."""

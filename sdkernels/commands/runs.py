@@ -1,0 +1,97 @@
+"""``sdkernels runs``: what a ledger holds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="List, show, export, check and drop what a ledger (store=, --store) holds.", no_args_is_help=True
+)
+
+_Store = Annotated[Path, typer.Argument(metavar="STORE", help="The ledger's file.")]
+_Id = Annotated[str, typer.Argument(metavar="ID", help="As `sdkernels runs list` shows it.")]
+
+
+@app.command("list")
+def list_(store: _Store) -> None:
+    """Every run and every kept thing, how far it is, and when it was written last (UTC)."""
+    from sdkernels.engine.ledger import Ledger
+    from sdkernels.lab.contents import contents
+
+    with _clear("list", store), Ledger(store, must_exist=True) as ledger:
+        table = contents(ledger)
+        typer.echo(table.to_string(index=False, justify="left") if len(table) else f"{store} holds nothing yet")
+
+
+@app.command()
+def show(store: _Store, wanted: _Id) -> None:
+    """All that is known of one."""
+    from sdkernels.engine.ledger import Ledger, Run
+    from sdkernels.lab.contents import describe, find
+
+    with _clear("show", store), Ledger(store, must_exist=True) as ledger:
+        found = find(ledger, wanted)
+        if isinstance(found, Run):
+            hidden = {"columns", "probe"}
+            about = {"key": found.key, "function": found.kind}
+            about |= {name: value for name, value in found.description.items() if name not in hidden}
+            tiles, examples, _ = ledger.progress(found)
+            typer.echo(describe({**about, "tiles": tiles, "scored": f"{examples} examples"}))
+        else:
+            kind, key = found
+            item = ledger.item(kind, key)
+            if item is not None:
+                typer.echo(describe({"key": key, "kind": kind, "bytes": len(item.content), **item.description}))
+
+
+@app.command()
+def export(
+    store: _Store, wanted: _Id, out: Annotated[Path, typer.Argument(help="A file that ends in .csv or .parquet.")]
+) -> None:
+    """Write a run's counts, as far as they are there, one row a configuration; or a kept result's table."""
+    from sdkernels.engine.ledger import Ledger, Run
+    from sdkernels.lab.contents import export as write
+    from sdkernels.lab.contents import find, kept_table, scores
+
+    with _clear("export", store), Ledger(store, must_exist=True) as ledger:
+        found = find(ledger, wanted)
+        table = scores(ledger, found) if isinstance(found, Run) else kept_table(ledger, *found)
+        write(table, out)
+        typer.echo(f"wrote {len(table)} rows to {out}")
+
+
+@app.command()
+def check(store: _Store) -> None:
+    """Read everything and compare all checksums."""
+    from sdkernels.engine.ledger import Ledger
+
+    with _clear("check", store), Ledger(store, must_exist=True) as ledger:
+        typer.echo(f"{store}: {ledger.check()} rows, all as they were written")
+
+
+@app.command()
+def drop(store: _Store, wanted: _Id) -> None:
+    """Take one out, for good."""
+    from sdkernels.engine.ledger import Ledger, Run
+    from sdkernels.lab.contents import find
+
+    with _clear("drop", store), Ledger(store, must_exist=True) as ledger:
+        found = find(ledger, wanted)
+        if isinstance(found, Run):
+            ledger.drop_run(found)
+        else:
+            ledger.drop_item(*found)
+        typer.echo(f"dropped {wanted} from {store}")
+
+
+@contextmanager
+def _clear(command: str, store: Path) -> Iterator[None]:
+    """What went wrong in one line, and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"sdkernels runs {command} {store}: {error}", err=True)
+        raise typer.Exit(2) from error

@@ -1,0 +1,57 @@
+"""``sdkernels sweep``: many networks, trained and measured, from one file that says which."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+@contextmanager
+def _workers(ray: str | None, count: int | None, cpus: float, gpus: float) -> Iterator[Any]:
+    """Ray's workers, if it is asked for."""
+    if ray is None:
+        yield None
+        return
+    from sdkernels.lab.cluster import RayWorkers
+
+    with RayWorkers(ray, count=count, cpus=cpus, gpus=gpus) as workers:
+        yield workers
+
+
+def sweep(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A TOML file: network, training, grid, measures.")],
+    store: Annotated[
+        Path | None, typer.Option(help="The ledger, where finished work is kept; by default SPEC with .sdk at its end.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The tables' folder; by default runs/NAME.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="SDKERNELS_DATA", help="Where the publishers' data files are.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="local|ADDRESS", help="Share the networks among Ray's workers.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="How many of them; by default one a core.")] = None,
+    cpus: Annotated[float, typer.Option(min=0.1, help="Cores of each.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each; 0.5: two workers share one.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train and measure every network of SPEC; run again after a stop, it goes on where it was."""
+    from sdkernels.lab.sweep import read_sweep, run_sweep
+    from sdkernels.lab.sweep.table import networks_table, write_tables
+
+    try:
+        chosen = read_sweep(spec)
+        ledger = store if store is not None else spec.with_suffix(".sdk")
+        with _workers(ray, workers, cpus, gpus) as shared:
+            done = run_sweep(chosen, ledger, data_dir=data_dir, workers=shared, device=device, show_progress=True)
+        written = write_tables(done, out if out is not None else Path("runs") / chosen.name)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; what is finished is kept: run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+    except (ValueError, OSError) as error:
+        typer.echo(f"sdkernels sweep {spec}: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"\n{networks_table(done).to_string()}\n")
+    typer.echo("\n".join(f"wrote {path}" for path in written))
