@@ -9,7 +9,7 @@ import typer
 
 
 @contextmanager
-def _workers(ray: str | None, count: int | None, cpus: float, gpus: float) -> Iterator[Any]:
+def _workers(ray: str | None, count: int | None, cpus: int, gpus: float) -> Iterator[Any]:
     """Ray's workers, if it is asked for."""
     if ray is None:
         yield None
@@ -33,7 +33,7 @@ def sweep(
         str | None, typer.Option(metavar="local|ADDRESS", help="Share the networks among Ray's workers.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="How many of them; by default one a core.")] = None,
-    cpus: Annotated[float, typer.Option(min=0.1, help="Cores of each.")] = 1,
+    cpus: Annotated[int, typer.Option(min=1, help="Cores of each.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each; 0.5: two workers share one.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:

@@ -10,7 +10,6 @@ import pandas as pd
 from sdkernels.engine.ledger import Ledger, LedgerError, Run
 from sdkernels.lab.sweep.network import from_bytes
 
-# Of the units of a ledger's times.
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
@@ -114,7 +113,10 @@ def describe(description: dict[str, Any]) -> str:
     """A description as lines; what is long is cut."""
     lines = []
     for name, value in description.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        if isinstance(value, dict):
+            text = ", ".join(f"{k} {v}" for k, v in value.items())
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         lines.append(f"{name:<16}{text if len(text) <= 200 else text[:197] + '...'}")
     return "\n".join(lines)
 
