@@ -25,14 +25,13 @@ class DatasetFeed:
     depends on seed, epoch and item alone, not on the number of workers or on where a run was interrupted.
 
     Args:
-        dataset: items ``(input tensor, whole number)``; all inputs of one shape.
+        dataset: items ``(input tensor, whole number)``; all inputs of one shape. Where it has ``labels`` or ``targets``
+            ``[N]``, or a ``sha256``, they tell it from other data sets; else three of its items do.
         device: the model's.
         batch_size: examples a mini-batch.
         seed: of what the items draw.
         workers: processes that read items; 0 reads them in this one.
     """
-
-    classes_needed = 0
 
     def __init__(self, dataset: Any, device: torch.device, batch_size: int, seed: int, workers: int) -> None:
         if len(dataset) == 0:
@@ -40,6 +39,8 @@ class DatasetFeed:
         self._items, self._keys = _SeededItems(dataset), _Keys()
         self._device, self._batch_size, self._seed = device, batch_size, seed
         self._length = len(dataset)
+        self._labels = _known_labels(dataset)
+        self.classes_needed = 0 if self._labels is None else int(self._labels.max()) + 1
         self.steps = -(-len(dataset) // batch_size)
         self._loader: DataLoader[Any] = DataLoader(
             self._items,
@@ -56,11 +57,13 @@ class DatasetFeed:
 
     @cached_property
     def _sha256(self) -> str:
-        """Of everything where the data set knows it, else of three items: reading all may take an hour."""
+        """Of everything where the data set knows it, else of labels and three items: reading all may take an hour."""
         known = getattr(self._items.dataset, "sha256", None)
         if isinstance(known, str):
             return known
         digest = hashlib.sha256()
+        if self._labels is not None:
+            digest.update(self._labels.numpy().data)
         for index in sorted({0, self._length // 2, self._length - 1}):
             item, label = self._items[(index, 0)]
             digest.update(item.contiguous().view(torch.uint8).numpy().data)
@@ -98,6 +101,18 @@ class DatasetFeed:
         self._keys.batches = batches
         for inputs, labels in self._loader:
             yield inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+
+
+def _known_labels(dataset: Any) -> Tensor | None:
+    """The labels int64 ``[N]`` without reading the items, if the data set has them at hand."""
+    for name in ("labels", "targets"):
+        try:
+            labels = torch.as_tensor(getattr(dataset, name, None))
+        except (TypeError, ValueError, RuntimeError):  # none, or something else under this name
+            continue
+        if labels.shape == (len(dataset),) and not labels.is_floating_point():
+            return labels.to("cpu", torch.int64).contiguous()
+    return None
 
 
 class _Keys:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sdkernels.lab.seeds import seed_for
 from sdkernels.lab.training.augmentation import crop_flip
-from sdkernels.lab.training.compiled import compiled_forward
+from sdkernels.lab.training.compiled import CompiledForward
 from sdkernels.lab.training.draws import Draws
 from sdkernels.lab.training.evaluation import device_of, evaluate_feed
 from sdkernels.lab.training.feeds import Data, Feed, feed_for
@@ -92,7 +92,7 @@ class Trainer:
             raise ValueError(f"augmentation={options.augmentation!r} is of images, not of a token stream")
         self._identity: dict[str, Any] = {"model": model_identity(model)}
         self._optimiser = make_optimiser(model, options)
-        self._forward = compiled_forward(model) if options.compile else model
+        self._forward = CompiledForward(model) if options.compile else model
         self._shuffle = torch.Generator().manual_seed(seed)
         self._augment = torch.Generator().manual_seed(seed_for("augmentation", seed))
         self._draws = Draws(seed_for("dropout", seed), self.device)
