@@ -45,6 +45,7 @@ class RayWorkers:
     """
 
     count: int
+    sharing: int
 
     def __init__(
         self, address: str = "local", *, count: int | None = None, cpus: int = 1, gpus: float = 0.0, retries: int = 3
@@ -58,8 +59,9 @@ class RayWorkers:
             else:
                 _connect(ray, address)
             self._closing.callback(ray.shutdown)
+            self._closing.enter_context(_no_essays())
         try:
-            self.count = _room(ray, count, cpus, gpus)
+            self.count, self.sharing = _room(ray, count, cpus, gpus)
         except BaseException:
             self._closing.close()
             raise
@@ -147,7 +149,7 @@ def _heard_here_alone() -> Iterator[None]:
     Ray puts the machine's outer address in the place of the loopback one where it takes several machines for possible,
     which it says by a constant and, to the processes that it starts, by a variable.
     """
-    constants = importlib.import_module("ray._private.ray_constants")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
     wanted = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     before = {name: os.environ.get(name) for name in wanted}
     possible = constants.ENABLE_RAY_CLUSTER
@@ -171,13 +173,27 @@ def _connect(ray: Any, address: str) -> None:
         raise ConnectionError(f"address={address!r}: no Ray cluster answers there ({error})") from error
 
 
+@contextmanager
+def _no_essays() -> Iterator[None]:
+    """Ray prints a text on standard output for every lost worker; the user hears of it by a warning instead."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    before = getattr(worker, "_worker_logs_enabled", True)
+    worker._worker_logs_enabled = False
+    yield
+    worker._worker_logs_enabled = before
+
+
 def _shares(devices: float, gpus: float) -> int:
     """Workers that so many GPUs are enough for; those that share one do not share two."""
     return int(devices) * int(1 / gpus + 1e-9) if gpus < 1 else int(devices / gpus)
 
 
-def _room(ray: Any, count: int | None, cpus: int, gpus: float) -> int:
-    """How many workers there are to be; of those that are free if nothing was said."""
+def _room(ray: Any, count: int | None, cpus: int, gpus: float) -> tuple[int, int]:
+    """How many workers there are to be, of those that are free if nothing was said; and at most on a device's memory.
+
+    Raises:
+        ValueError: no machine has room for one.
+    """
 
     def fit(resources: dict[str, float]) -> int:
         fitting = int(resources.get("CPU", 0) / cpus)
@@ -188,4 +204,5 @@ def _room(ray: Any, count: int | None, cpus: int, gpus: float) -> int:
         wanted = f"{cpus} processors and {gpus} GPUs" if gpus else f"{cpus} processors"
         raise ValueError(f"a worker needs {wanted}; no machine of the cluster has them: {ray.cluster_resources()}")
     free = min(sum(fits), fit(ray.available_resources()))
-    return count if count is not None else max(free, 1)
+    count = count if count is not None else max(free, 1)
+    return count, min(count, _shares(1, gpus) or 1 if gpus else max(fits))

@@ -1,5 +1,6 @@
 """Tasks given to Ray's workers, whose messages are read as they come; tasks of lost workers are given to others."""
 
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sdkernels.engine.checks import warn
-from sdkernels.lab.cluster_worker import Done, Failure, Message, Warned, dumps
+from sdkernels.lab.cluster_worker import Failure, Message, Warned, dumps
 
 IN_FLIGHT = 2  # tasks a worker: one that it does, and one that it need not wait for
 PATIENCE = 60.0  # seconds without any worker, after which the user hears of it
@@ -186,15 +187,18 @@ class _Call:
             return
         for given in reversed(member.doing):
             self._waiting.appendleft(given.task)
-        name = member.doing[0].task.name  # the others had not begun
+        name = member.doing[0].task.name  # the worker had not begun with the others
         self._losses[name] += 1
         if self._losses[name] > retries:
             raise WorkerLostError(
-                f"task {name!r} lost its worker {self._losses[name]} times, and retries={retries}: {_reason(error)} "
-                "A worker that is killed has often run out of memory"
+                f"task {name!r} lost its worker {self._losses[name]} times, and retries={retries}; a worker that is "
+                f"killed has often run out of memory. {_reason(error)}"
             ) from error
+        warn(f"a worker was lost, and its tasks are done again. {_reason(error)}")
 
 
 def _reason(error: BaseException) -> str:
-    """Ray's words, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Ray's words in one line, without its names and guesses."""
+    text, _, _ = " ".join(str(error).split()).partition(" Some common causes")
+    text = re.sub(r" (class_name|actor_id|namespace): \S+", "", text)
+    return text or f"{type(error).__name__}: its messages ended too early"
