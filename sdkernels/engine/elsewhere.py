@@ -1,6 +1,6 @@
 """Parts of a job done by workers; what they send is added, and kept, by the process that asked."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -61,7 +61,9 @@ class Scorer:
 
 
 def _argument(part: _Part) -> tuple[int, Batch]:
-    return part.number, part.batch.to(torch.device("cpu"))
+    """What is sent: copies, as with a view the whole of what it shows a part of would go."""
+    batch = part.batch.to(torch.device("cpu"))
+    return part.number, Batch._make(None if tensor is None else tensor.clone() for tensor in batch)
 
 
 def run_elsewhere(
@@ -105,13 +107,20 @@ def run_elsewhere(
                 place += 1
 
     scorer = Scorer(job.on(torch.device("cpu")), layout, open_runner)
-    for place, content in workers.run(scorer, missing()):
-        if not isinstance(place, int) or place not in parts:
-            continue  # done twice
-        if ledger is not None and run is not None:
-            part = parts[place]
-            ledger.keep_tile(run, part.number, part.start, part.data, len(part.batch.labels), content)
-        take(place, content)
+    messages = workers.run(scorer, missing())
+    try:
+        for place, content in messages:
+            if not isinstance(place, int) or place not in parts:
+                continue  # done twice
+            if ledger is not None and run is not None:
+                part = parts[place]
+                ledger.keep_tile(run, part.number, part.start, part.data, len(part.batch.labels), content)
+            take(place, content)
+    finally:
+        if isinstance(messages, Generator):
+            messages.close()  # now, not when the error that ends this is forgotten
+    if parts:
+        raise RuntimeError(f"{type(workers).__name__} ended, and {len(parts)} of its tasks were not done")
     notes = [f"by {workers.count} workers, in tiles of {layout.size} examples and {len(families)} parts"]
     if kept:
         notes.append(f"{kept} of the tiles were there already")

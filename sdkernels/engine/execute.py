@@ -21,6 +21,8 @@ def run(
     with torch.no_grad():
         if not job.graphs:
             check_repeatable(job.model, job.probe.inputs, job.probe_logits)
+        if keeping is not None and keeping.workers is not None:
+            memory_fraction /= getattr(keeping.workers, "sharing", 1)
         open_runner = partial(
             open_runner_of, method=method, configs_per_batch=configs_per_batch, memory_fraction=memory_fraction
         )

@@ -29,9 +29,15 @@ FIRST_EXAMPLES = 64  # of the first tile, whose time decides how long the others
 
 
 class Workers(Protocol):
-    """Processes, here or elsewhere, that do tasks."""
+    """Processes, here or elsewhere, that do tasks.
+
+    Attributes:
+        count: how many there are.
+        sharing: how many of them have one device's memory between them.
+    """
 
     count: int
+    sharing: int
 
     def run(
         self, start: Callable[[], Callable[[Any], Iterator[Any]]], tasks: Iterable[tuple[Hashable, Callable[[], Any]]]
