@@ -1,5 +1,6 @@
-"""The data of a sweep's networks, read once a process."""
+"""The data of a sweep's networks, read and prepared once a process."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,33 +10,37 @@ from sdkernels.lab.seeds import seed_for
 from sdkernels.lab.sweep.spec import NetworkSettings
 
 
-@lru_cache(maxsize=4)
-def _read(name: str, data_dir: Path | None, split: str) -> LabelledData:
-    return load(name, data_dir, split=split)
-
-
-def untouched(settings: NetworkSettings, data_dir: Path | None, split: str) -> LabelledData:
-    """The examples of a split as read, shaped for the model; of the training split as many as the network sees."""
-    data = _read(settings.data, data_dir, split)
-    if split == settings.split and settings.examples is not None:
-        data = data.first(settings.examples)
-    return data.flattened() if settings.model == "mlp" else data.as_images()
+def true_data(settings: NetworkSettings, data_dir: Path | None) -> LabelledData:
+    """What the network is trained on, before labels are corrupted."""
+    return _prepared(settings, data_dir, settings.split)
 
 
 def training_data(settings: NetworkSettings, data_dir: Path | None) -> LabelledData:
-    """What the network is trained on: standardised and with corrupted labels, if it asks for that."""
-    data = untouched(settings, data_dir, settings.split)
+    """What the network is trained on."""
+    data = true_data(settings, data_dir)
     seed = seed_for("corruption", settings.seed) if settings.corruption_seed is None else settings.corruption_seed
-    labels = corrupt_labels(data.labels, settings.corruption, seed)
-    inputs = data.standardised().inputs if settings.standardise else data.inputs
-    return LabelledData(data.name, inputs, labels, data.classes, data.shape)
+    return replace(data, labels=corrupt_labels(data.labels, settings.corruption, seed))
 
 
 def test_data(settings: NetworkSettings, data_dir: Path | None) -> LabelledData | None:
-    """The test split, treated as the training examples were; None where all examples are trained on."""
-    if settings.split == "all":
-        return None
-    data = untouched(settings, data_dir, "test")
-    if settings.standardise:
-        data = data.standardised(*untouched(settings, data_dir, settings.split).statistics())
-    return data
+    """The test split, scaled as the training examples are; None where all examples are trained on."""
+    return None if settings.split == "all" else _prepared(settings, data_dir, "test")
+
+
+def _prepared(settings: NetworkSettings, data_dir: Path | None, split: str) -> LabelledData:
+    flat = settings.model == "mlp"
+    return _read(settings.data, data_dir, settings.split, settings.examples, settings.standardise, flat, split)
+
+
+@lru_cache(maxsize=4)
+def _read(
+    name: str, data_dir: Path | None, trained: str, examples: int | None, standardise: bool, flat: bool, split: str
+) -> LabelledData:
+    def shaped(split: str) -> LabelledData:
+        data = load(name, data_dir, split=split)
+        if split == trained and examples is not None:
+            data = data.first(examples)
+        return data.flattened() if flat else data.as_images()
+
+    data = shaped(split)
+    return data.standardised(*shaped(trained).statistics()) if standardise else data

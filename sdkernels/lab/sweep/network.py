@@ -1,4 +1,4 @@
-"""One network of a sweep: trained, then measured under every condition, a message for each thing that is finished.
+"""Networks of a sweep: trained, then measured under every condition, a message for each thing that is finished.
 
 This is what a worker does, here or on another machine. It is told what is finished already, and it writes nothing: who
 asked keeps the messages.
@@ -7,22 +7,23 @@ asked keeps the messages.
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 import sdkernels as sd
 from sdkernels.analysis.scored import Scored
+from sdkernels.lab.ensemble import EnsembleTrainer
 from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.models import layer_names
 from sdkernels.lab.seeds import seed_for
 from sdkernels.lab.sweep.data import test_data, training_data
 from sdkernels.lab.sweep.spec import Condition, NetworkSettings
-from sdkernels.lab.training import Trainer, evaluate
+from sdkernels.lab.training import Trainer, Training, evaluate
 
 RESULTS: dict[str, type[Scored]] = {
     "cumulative_ablation": sd.AblationCurve,
@@ -32,8 +33,9 @@ RESULTS: dict[str, type[Scored]] = {
 
 
 class Message(NamedTuple):
-    """Something of a network that is finished: bytes, and a record in JSON's types."""
+    """Something that is finished: bytes, and a record in JSON's types."""
 
+    place: int  # of the network, in the sweep
     what: Literal["state", "network", "condition"]
     name: str  # the condition's; else ""
     record: dict[str, Any]
@@ -41,29 +43,42 @@ class Message(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Work:
-    """A network, and what of it is finished.
+class Member:
+    """A network, and what of it is not finished.
 
     Attributes:
-        settings: the network's.
+        place: in the sweep, from 0.
+        settings: of it.
         conditions: those that are not yet measured.
-        data_dir: where data files are, on the machine that does the work.
-        checkpoint_seconds: at least so much time lies between two states.
-        state: content of the last one; None: the training begins.
         network: content of the finished network; None: it is not yet trained.
+    """
+
+    place: int
+    settings: NetworkSettings
+    conditions: tuple[Condition, ...]
+    network: bytes | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Networks that are trained together, often one, and what of them is finished.
+
+    Attributes:
+        members: the networks.
+        data_dir: where data files are, on the machine that does the work.
+        checkpoint_seconds: at least so much time lies between two states of the training.
+        state, record: content and record of the last one; None: the training begins.
         store: a ledger where tiles of conditions are kept; None where others may write no ledger.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
     """
 
-    settings: NetworkSettings
-    conditions: tuple[Condition, ...]
+    members: tuple[Member, ...]
     data_dir: Path | None
     checkpoint_seconds: float
-    state: bytes | None = None
-    network: bytes | None = None
-    store: Path | None = None
-    device: str = "auto"
-    record: dict[str, Any] = field(default_factory=dict)  # that came with the state
+    state: bytes | None
+    record: dict[str, Any]
+    store: Path | None
+    device: str
 
 
 class _Pause(Exception):  # noqa: N818 - no error: a training run is left after a step, to be saved
@@ -71,26 +86,28 @@ class _Pause(Exception):  # noqa: N818 - no error: a training run is left after 
 
 
 def work_on(work: Work) -> Iterator[Message]:
-    """Train the network and measure it, as far as that is not done."""
+    """Train the networks and measure them, as far as that is not done."""
     device = work.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = training_data(work.settings, work.data_dir)
-    model = work.settings.build(data).to(device)
-    if work.network is None:
-        yield from _train(work, model, data)
+    data = [training_data(member.settings, work.data_dir) for member in work.members]
+    models = [member.settings.build(own).to(device) for member, own in zip(work.members, data, strict=True)]
+    if any(member.network is None for member in work.members):
+        train = _train_alone if len(models) == 1 else _train_together
+        yield from train(work, models, data)
     else:
-        model.load_state_dict(load(work.network))
-    model.eval()
-    held_out = test_data(work.settings, work.data_dir)
-    for condition in work.conditions:
-        yield _measure(work, condition, model, data, held_out)
+        for member, model in zip(work.members, models, strict=True):
+            model.load_state_dict(load(member.network or b""))
+    for member, model, own in zip(work.members, models, data, strict=True):
+        model.eval()
+        for condition in member.conditions:
+            yield _measure(work, member, condition, model, own)
 
 
-def _train(work: Work, model: nn.Module, data: LabelledData) -> Iterator[Message]:
-    settings = work.settings
-    held_out = test_data(settings, work.data_dir)
-    trainer = Trainer(model, data, settings.training, seed=seed_for("shuffling", settings.seed))
+def _train_alone(work: Work, models: list[nn.Module], data: list[LabelledData]) -> Iterator[Message]:
+    ((member,), (model,), (own,)) = work.members, models, data
+    settings = member.settings
+    trainer = Trainer(model, own, settings.training, seed=seed_for("shuffling", settings.seed))
     if work.state is not None:
         trainer.restore(load(work.state), work.record)
     last = time.monotonic()
@@ -104,40 +121,86 @@ def _train(work: Work, model: nn.Module, data: LabelledData) -> Iterator[Message
             trainer.run_epoch(pause)
         except _Pause:
             tensors, record = trainer.state()
-            yield Message("state", "", record, save(tensors))
+            yield Message(member.place, "state", "", record, save(tensors))
             last = time.monotonic()
-    training = trainer.result()
+    history = [metrics.record() for metrics in trainer.history]
+    yield _trained(work, member, model, own, trainer.result(), history)
+
+
+def _train_together(work: Work, models: list[nn.Module], data: list[LabelledData]) -> Iterator[Message]:
+    trainer = EnsembleTrainer(
+        models,
+        data[0].inputs,
+        torch.stack([own.labels for own in data]),
+        [member.settings.training for member in work.members],
+        seeds=[seed_for("shuffling", member.settings.seed) for member in work.members],
+    )
+    if work.state is not None:
+        trainer.restore(load(work.state), work.record)
+    last = time.monotonic()
+    while not trainer.finished:
+        trainer.run_epoch()
+        if time.monotonic() - last >= work.checkpoint_seconds and not trainer.finished:
+            tensors, record = trainer.state()
+            yield Message(work.members[0].place, "state", "", record, save(tensors))
+            last = time.monotonic()
+    for place, (member, training) in enumerate(zip(work.members, trainer.result(), strict=True)):
+        history = [
+            {
+                "epoch": metrics.epoch,
+                "step": metrics.step,
+                "loss": metrics.loss[metrics.networks.index(place)],
+                "accuracy": metrics.accuracy[metrics.networks.index(place)],
+                "learning_rate": metrics.learning_rate[metrics.networks.index(place)],
+                "seconds": metrics.seconds / len(metrics.networks),
+            }
+            for metrics in trainer.history
+            if place in metrics.networks
+        ]
+        yield _trained(work, member, models[place], data[place], training, history)
+
+
+def _trained(
+    work: Work,
+    member: Member,
+    model: nn.Module,
+    data: LabelledData,
+    training: Training,
+    history: list[dict[str, Any]],
+) -> Message:
     record = {
-        "settings": settings.record(),
+        "settings": member.settings.record(),
         "epochs": training.epochs,
         "train_accuracy": training.accuracy,
         "train_loss": training.loss,
         "memorised": training.memorised,
-        "history": [metrics.record() for metrics in trainer.history],
-        "seconds": sum(metrics.seconds for metrics in trainer.history),
+        "history": history,
+        "seconds": sum(epoch["seconds"] for epoch in history),
         "labels_sha256": data.sha256,
+        "together": len(work.members),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
+    held_out = test_data(member.settings, work.data_dir)
     if held_out is not None:
         tested = evaluate(model, held_out)
         record |= {"test_accuracy": tested.accuracy, "test_loss": tested.loss}
-    yield Message("network", "", record, save(_tensors(model)))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return Message(member.place, "network", "", record, save(tensors))
 
 
-def _measure(
-    work: Work, condition: Condition, model: nn.Module, data: LabelledData, held_out: LabelledData | None
-) -> Message:
-    if condition.on == "test" and held_out is None:
+def _measure(work: Work, member: Member, condition: Condition, model: nn.Module, data: LabelledData) -> Message:
+    chosen: LabelledData | None = data
+    if condition.on == "test":
+        chosen = test_data(member.settings, work.data_dir)
+    if chosen is None:
         raise ValueError(f"measure {condition.name!r} is on test examples, but the network is trained on all of them")
-    chosen = data if condition.on == "train" or held_out is None else held_out
     if condition.examples is not None:
         chosen = chosen.first(condition.examples)
     function = getattr(sd, condition.function)
     layers = layer_names(model, condition.layers)
-    pair = (chosen.inputs, chosen.labels)
-    result: Scored = function(model, layers, pair, store=work.store, **condition.arguments)
-    return Message("condition", condition.name, summary(result), to_bytes(result))
+    result: Scored = function(model, layers, (chosen.inputs, chosen.labels), store=work.store, **condition.arguments)
+    return Message(member.place, "condition", condition.name, summary(result), to_bytes(result))
 
 
 def summary(result: Scored) -> dict[str, float]:
@@ -168,7 +231,3 @@ def from_bytes(function: str, content: bytes) -> Scored:
         path = Path(folder) / "result.npz"
         path.write_bytes(content)
         return RESULTS[function].load(path)
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -11,10 +11,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sdkernels.analysis.scored import Scored
+from sdkernels.engine.digest import Digest
 from sdkernels.engine.keeping import Workers
 from sdkernels.engine.ledger import Item, Ledger
-from sdkernels.lab.sweep.data import test_data, training_data, untouched
-from sdkernels.lab.sweep.network import Message, Work, from_bytes, work_on
+from sdkernels.lab.sweep.data import test_data, true_data
+from sdkernels.lab.sweep.network import Member, Message, Work, from_bytes, work_on
 from sdkernels.lab.sweep.spec import Condition, NetworkSettings, Sweep
 
 NETWORK, STATE, CONDITION = "network", "training state", "condition"
@@ -61,7 +62,7 @@ class Networks:
     def model(self, index: int) -> nn.Module:
         """A trained network, in evaluation mode."""
         settings = self.sweep.networks[index]
-        model = settings.build(untouched(settings, self.data_dir, settings.split))
+        model = settings.build(true_data(settings, self.data_dir))
         model.load_state_dict(load(self._item(NETWORK, self.keys[index]).content))
         return model.eval()
 
@@ -125,9 +126,9 @@ def run_sweep(
     path, folder = Path(store), None if data_dir is None else Path(data_dir)
     everyone = Here() if workers is None else workers
     with Ledger(path) as ledger:
-        keys = tuple(_key(settings, folder) for settings in sweep.networks)
+        keys = _keys(sweep, folder)
         here = path.resolve() if workers is None else None
-        driver = _Driver(ledger, sweep, folder, here, device, keys)
+        driver = _Driver(ledger, sweep, keys, folder, here, device)
         with tqdm(
             total=driver.pieces,
             initial=driver.finished(),
@@ -140,7 +141,7 @@ def run_sweep(
                 if message.what != "state":
                     bar.update()
                 if message.record.get("history"):
-                    bar.set_postfix(network=int(str(name)), epoch=len(message.record["history"]), refresh=False)
+                    bar.set_postfix(network=message.place, epoch=len(message.record["history"]), refresh=False)
     return Networks(sweep, path, keys, folder)
 
 
@@ -151,9 +152,17 @@ class _Start:
         return work_on
 
 
+def _keys(sweep: Sweep, data_dir: Path | None) -> tuple[str, ...]:
+    """Of each network, a digest of all that its weights and accuracies depend on."""
+    found: list[str] = []
+    for group in sweep.groups:
+        alone = [_key(sweep.networks[index], data_dir) for index in group]
+        found += alone if len(group) == 1 else [Digest(key, alone).hex for key in alone]
+    return tuple(found)
+
+
 def _key(settings: NetworkSettings, data_dir: Path | None) -> str:
-    """Of all that a network's weights and accuracies depend on."""
-    data, held_out = training_data(settings, data_dir), test_data(settings, data_dir)
+    data, held_out = true_data(settings, data_dir), test_data(settings, data_dir)
     return settings.key(settings.build(data), data.sha256, "" if held_out is None else held_out.sha256)
 
 
@@ -164,13 +173,13 @@ class _Driver:
         self,
         ledger: Ledger,
         sweep: Sweep,
+        keys: tuple[str, ...],
         data_dir: Path | None,
         store: Path | None,
         device: str,
-        keys: tuple[str, ...],
     ) -> None:
-        self._ledger, self._sweep, self._data_dir, self._store = ledger, sweep, data_dir, store
-        self._device, self._keys = device, keys
+        self._ledger, self._sweep, self._keys = ledger, sweep, keys
+        self._data_dir, self._store, self._device = data_dir, store, device
 
     @property
     def pieces(self) -> int:
@@ -179,23 +188,23 @@ class _Driver:
 
     def finished(self) -> int:
         """How many of them are in the ledger."""
-        trained = sum(self._ledger.has_item(NETWORK, key) for key in self._keys)
-        return trained + self.pieces - len(self._keys) - sum(len(self._open(key)) for key in self._keys)
+        return self.pieces - sum(len(self._open(key)) + (not self._is_trained(key)) for key in self._keys)
 
     def missing(self) -> Iterator[tuple[int, Callable[[], Work]]]:
-        """The networks of which something is not finished, when they are about to be begun."""
-        for index, key in enumerate(self._keys):
-            if not self._ledger.has_item(NETWORK, key) or self._open(key):
-                yield index, partial(self._work, index)
+        """The groups of networks of which something is not finished, when they are about to be begun."""
+        for number, group in enumerate(self._sweep.groups):
+            if any(not self._is_trained(self._keys[i]) or self._open(self._keys[i]) for i in group):
+                yield number, partial(self._work, number)
 
-    def keep(self, index: int, message: Message) -> None:
-        """Put a message into the ledger."""
-        key, settings = self._keys[index], self._sweep.networks[index]
+    def keep(self, number: int, message: Message) -> None:
+        """Put a group's message into the ledger."""
+        key, settings = self._keys[message.place], self._sweep.networks[message.place]
         if message.what == "state":
-            self._ledger.keep_item(STATE, key, message.record, message.content)
+            self._ledger.keep_item(STATE, self._state_key(number), message.record, message.content)
         elif message.what == "network":
             self._ledger.keep_item(NETWORK, key, message.record, message.content)
-            self._ledger.drop_item(STATE, key)
+            if all(self._is_trained(self._keys[i]) for i in self._sweep.groups[number]):
+                self._ledger.drop_item(STATE, self._state_key(number))
         else:
             (condition,) = (c for c in self._sweep.conditions if c.name == message.name)
             about = {
@@ -209,20 +218,30 @@ class _Driver:
             }
             self._ledger.keep_item(CONDITION, condition.key(key), about, message.content)
 
+    def _is_trained(self, key: str) -> bool:
+        return self._ledger.has_item(NETWORK, key)
+
     def _open(self, key: str) -> tuple[Condition, ...]:
         return tuple(c for c in self._sweep.conditions if not self._ledger.has_item(CONDITION, c.key(key)))
 
-    def _work(self, index: int) -> Work:
-        key = self._keys[index]
-        state, network = self._ledger.item(STATE, key), self._ledger.item(NETWORK, key)
+    def _state_key(self, number: int) -> str:
+        keys = [self._keys[i] for i in self._sweep.groups[number]]
+        return keys[0] if len(keys) == 1 else Digest(keys).hex
+
+    def _work(self, number: int) -> Work:
+        members = []
+        for index in self._sweep.groups[number]:
+            key = self._keys[index]
+            network = self._ledger.item(NETWORK, key)
+            content = None if network is None else network.content
+            members.append(Member(index, self._sweep.networks[index], self._open(key), content))
+        state = self._ledger.item(STATE, self._state_key(number))
         return Work(
-            self._sweep.networks[index],
-            self._open(key),
+            tuple(members),
             self._data_dir,
             self._sweep.checkpoint_seconds,
             None if state is None else state.content,
-            None if network is None else network.content,
+            {} if state is None else state.description,
             self._store,
             self._device,
-            {} if state is None else state.description,
         )

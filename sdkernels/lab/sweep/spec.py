@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,9 @@ class Sweep:
         networks: each is trained once.
         conditions: each is measured on every network.
         name: for people.
+        together: so many MLPs are trained side by side (:mod:`sdkernels.lab.ensemble`), several times sooner, with the
+            same numbers but for rounding: those that follow one another and differ in seed, learning rate, weight
+            decay and corruption alone. A network trained so is not taken for one that was trained by itself.
         checkpoint_seconds: at least so far apart are the states from which a killed training goes on; 0: every step.
     """
 
@@ -149,13 +152,28 @@ class Sweep:
     conditions: tuple[Condition, ...] = ()
     name: str = "sweep"
     checkpoint_seconds: float = 10.0
+    together: int = 1
 
     def __post_init__(self) -> None:
         if not self.networks:
             raise ValueError("a sweep needs at least one network")
+        if isinstance(self.together, bool) or not isinstance(self.together, int) or self.together < 1:
+            raise ValueError(f"together={self.together!r} must be a whole number of networks, at least 1")
         names = [condition.name for condition in self.conditions]
         if len({*names}) < len(names):
             raise ValueError(f"two measures have one name: {names}")
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """The networks that are trained together, by their places."""
+        found: list[list[int]] = []
+        for index, settings in enumerate(self.networks):
+            last = found[-1] if found else []
+            if last and len(last) < self.together and _go_together(self.networks[last[0]], settings):
+                last.append(index)
+            else:
+                found.append([index])
+        return found
 
     @property
     def varying(self) -> list[str]:
@@ -176,7 +194,8 @@ def read_sweep(path: str | Path) -> Sweep:
     ``[network]`` has the settings that all networks share (data, model, its options, seed, ...), ``[training]`` their
     :class:`~sdkernels.lab.training.TrainingOptions`, ``[grid]`` a list for each setting of either that varies: all
     combinations are trained, the last setting varying fastest. Each ``[[measure]]`` is a :class:`Condition`; what it
-    does not know goes to the function. ``name`` and ``checkpoint_seconds`` stand at the top.
+    does not know goes to the function. ``name``, ``checkpoint_seconds`` and ``together``
+    stand at the top.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -194,7 +213,7 @@ def read_sweep(path: str | Path) -> Sweep:
 
 def parse_sweep(text: Mapping[str, Any], name: str) -> Sweep:
     """A sweep from TOML's tables."""
-    unknown = {*text} - {"network", "training", "grid", "measure", "name", "checkpoint_seconds"}
+    unknown = {*text} - {"network", "training", "grid", "measure", "name", "checkpoint_seconds", "together"}
     if unknown:
         raise ValueError(f"there is no entry {', '.join(sorted(unknown))}; there are network, training, grid, measure")
     grid = text.get("grid", {})
@@ -213,7 +232,7 @@ def parse_sweep(text: Mapping[str, Any], name: str) -> Sweep:
         )
     seconds = text.get("checkpoint_seconds", 10.0)
     conditions = tuple(_condition(measure) for measure in text.get("measure", []))
-    return Sweep(tuple(networks), conditions, text.get("name", name), float(seconds))
+    return Sweep(tuple(networks), conditions, text.get("name", name), float(seconds), text.get("together", 1))
 
 
 def _network(settings: Mapping[str, Any], training: Mapping[str, Any]) -> NetworkSettings:
@@ -236,6 +255,12 @@ def _condition(measure: Mapping[str, Any]) -> Condition:
             raise ValueError(f"measure: there is no {needed} in {dict(measure)}")
     arguments = {k: v for k, v in measure.items() if k not in own}
     return Condition(**{k: v for k, v in measure.items() if k in own}, arguments=arguments)
+
+
+def _go_together(one: NetworkSettings, other: NetworkSettings) -> bool:
+    alike = replace(one.training, learning_rate=other.training.learning_rate, weight_decay=other.training.weight_decay)
+    same = replace(other, seed=one.seed, corruption=one.corruption, corruption_seed=one.corruption_seed)
+    return one.model == "mlp" and replace(one, training=alike) == same
 
 
 def _differs(records: list[dict[str, Any]], name: str) -> bool:
