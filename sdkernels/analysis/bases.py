@@ -6,6 +6,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sdkernels.analysis.passes import pass_over
+from sdkernels.analysis.saved import Path_
+from sdkernels.analysis.states import WithoutRows
 from sdkernels.analysis.subject import studied
 from sdkernels.engine.averages import average
 from sdkernels.engine.batches import Batches
@@ -35,11 +38,11 @@ class PrincipalDirections(NamedTuple):
     variances: Tensor  # float64 [K], descending: the variance of the coordinates along each
 
 
-class Covariance:
+class Covariance(WithoutRows):
     """The covariance of a site's channels over examples and positions, ``[C, C]`` in float64, by one pass."""
 
-    def __init__(self, site: Site) -> None:
-        self._dim = site.unit_dim
+    def __init__(self, site: Site, device: torch.device | None = None) -> None:
+        self._dim, self._device = site.unit_dim, device
         self._count = 0
         self._mean: Tensor | None = None
         self._scatter: Tensor | None = None
@@ -58,6 +61,17 @@ class Covariance:
         self._scatter += scatter + torch.outer(step, step) * (self._count * len(rows) / total)
         self._mean += step * (len(rows) / total)
         self._count = total
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was seen, as :meth:`load` takes it."""
+        assert self._mean is not None  # noqa: S101 - kept after a batch
+        assert self._scatter is not None  # noqa: S101 - as above
+        return {"count": torch.tensor(self._count), "mean": self._mean, "scatter": self._scatter}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """See what another has seen, and nothing else."""
+        self._count = int(tensors["count"])
+        self._mean, self._scatter = tensors["mean"].to(device=self._device), tensors["scatter"].to(device=self._device)
 
     @property
     def matrix(self) -> Tensor:
@@ -127,6 +141,7 @@ def principal_directions(
     unit_dim: int | None = None,
     select: int | None = None,
     batch_size: int = 256,
+    store: Path_ | None = None,
 ) -> PrincipalDirections:
     r"""The directions along which a layer's activations vary most, and how much.
 
@@ -142,6 +157,11 @@ def principal_directions(
         data: a ``DataLoader``, a ``Dataset``, or a pair of tensors; labels are not read.
         count: how many, K; by default all C.
         unit_dim, select, batch_size: as for :func:`sdkernels.cumulative_ablation`.
+        store: a file, an SQLite database, in which the covariance so far is kept every now and then: the same call,
+            made again after a crash or a kill, or with another ``count``, reads the data from the start and goes on
+            where it was. It is found by a digest of the model's code and weights and the layer, and taken if the
+            examples are the same, in the same order; ``batch_size`` may change. One of more than 0.9 GB, as of 10,600
+            channels, is not kept. ``sdkernels runs`` shows it.
 
     Returns:
         ``(directions, variances)``: float64 ``[K, C]``, orthonormal rows, each with its largest component positive; and
@@ -162,11 +182,14 @@ def principal_directions(
     if not isinstance(layer, (str, nn.Module)):
         raise TypeError(f"layer is a {type(layer).__name__}; give one dotted name or one module")
     with studied(model, layer, data, unit_dim=unit_dim, select=select, batch_size=batch_size) as subject:
-        model, sites, batches, *_ = subject
-        (site,) = sites
+        (site,) = subject.sites
         count = site.units if count is None else count
         _check_number("count", count, 1, site.units)
-        (found,) = _principal(sites, model, batches)
+        state = Covariance(site, subject.batches.device)
+        with pass_over(subject, state, store, called="principal_directions", reads_labels=False) as passing:
+            average(subject.model, subject.sites, passing, [[state]])
+            passing.finish()
+        found = state.principal()
     return PrincipalDirections(found.directions[:count].clone(), found.variances[:count].clone())
 
 

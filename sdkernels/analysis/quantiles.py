@@ -9,7 +9,7 @@ merge. So the error of any rank is bounded by the larger of two sums that are kn
 Blocks are cut by the number of examples, so nothing depends on how the data came in batches.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -106,6 +106,35 @@ class QuantileSketch:
         yield from (held.rows for held in self._blocks)
         if self._filled:
             yield self._open[: self._filled]
+
+    def between(self, start: int, stop: int) -> Tensor:
+        """The values of some examples, [stop - start, C], of a sketch that is exact."""
+        parts: list[Tensor] = []
+        for first, rows in zip(range(0, self.count, self.block), self.held(), strict=True):
+            if first < stop and start < first + len(rows):
+                parts.append(rows[max(start - first, 0) : stop - first])
+        return torch.cat(parts)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was seen, as :meth:`load` takes it."""
+        rows = [held.rows for held in self._blocks]
+        return {
+            "numbers": torch.tensor([self.count, self._limit, self._too_few, self._too_many]),
+            "levels": torch.tensor([held.level for held in self._blocks], dtype=torch.int64),
+            "rows": torch.cat(rows) if rows else self._open[:0],
+            "open": self._open[: self._filled],
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """See what another of the same units and block size has seen, and nothing else; in no more blocks than own."""
+        self.count, limit, self._too_few, self._too_many = tensors["numbers"].tolist()
+        self._limit = min(self._limit, limit)
+        rows = tensors["rows"].to(self.device).split(self.block)
+        levels = tensors["levels"].tolist()
+        self._blocks = [_Block(own.clone(), level) for own, level in zip(rows, levels, strict=False)]
+        self._open, self._filled = self._new_block(), len(tensors["open"])
+        self._open[: self._filled] = tensors["open"].to(self.device)
+        self._shrink()
 
     def let_go(self) -> None:
         """Free the values; the count and the error stay."""

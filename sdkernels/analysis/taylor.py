@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdkernels.analysis.measure import progress
+from sdkernels.analysis.passes import pass_over
+from sdkernels.analysis.saved import Path_
+from sdkernels.analysis.states import WithoutRows
 from sdkernels.analysis.subject import studied
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.engine.batches import check_labels
@@ -37,6 +40,7 @@ def taylor_importance(
     select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     show_progress: bool = False,
+    store: Path_ | None = None,
 ) -> UnitScore:
     r"""A first-order estimate of what ablating each unit to zero does to the loss, all units by one backward pass.
 
@@ -59,6 +63,10 @@ def taylor_importance(
             :func:`sdkernels.cumulative_ablation`. A smaller batch takes less memory, and gives the same but for
             rounding.
         kind: ``"signed"``, ``"absolute"`` or ``"squared"``.
+        store: a file, an SQLite database, in which the sums so far are kept every now and then: the same call, made
+            again after a crash or a kill, reads the data from the start and goes on where it was. They are found by a
+            digest of the model's code and weights, layers and options, and taken if the examples are the same, in the
+            same order; ``batch_size`` may change. ``sdkernels runs`` shows them.
 
     Returns:
         A :class:`UnitScore`, summed in float64 over examples and positions; ``dead`` says which units were zero
@@ -92,32 +100,49 @@ def taylor_importance(
         ) as subject,
     ):
         model, sites, batches, inputs, logits, _ = subject
-        device = batches.device
         with torch.no_grad():
             check_repeatable(model, inputs, logits)
-        sums = [torch.zeros(site.units, dtype=torch.float64, device=device) for site in sites]
-        alive = [torch.zeros(site.units, dtype=torch.bool, device=device) for site in sites]
-        examples = 0
-        with progress(show_progress, batches.examples, 1, doing="differentiating") as advance:
-            for inputs, labels in batches:
-                found = _activations_and_gradients(model, sites, inputs, labels, examples)
+        state = _Sums(sites, batches.device)
+        with (
+            progress(show_progress, batches.examples, 1, doing="differentiating") as advance,
+            pass_over(
+                subject, state, store, advance, called="taylor_importance", determines=(kind,), scores=logits
+            ) as passing,
+        ):
+            for inputs, labels in passing:
+                found = _activations_and_gradients(model, sites, inputs, labels, passing.examples)
                 for index, (activation, gradient) in enumerate(found):
                     by_unit = _by_unit(sites[index], activation, gradient)
                     if kind == "absolute":
                         by_unit = by_unit.abs()
                     elif kind == "squared":
                         by_unit = by_unit.square()
-                    sums[index] += by_unit.sum(0)
-                    alive[index] |= _is_alive(sites[index], activation)
-                examples += len(labels)
-                advance(len(labels))
+                    state.sums[index] += by_unit.sum(0)
+                    state.alive[index] |= _is_alive(sites[index], activation)
+            passing.finish()
     return UnitScore(
         name=_NAMES[kind],
-        values=torch.cat(sums) / examples,
+        values=torch.cat(state.sums) / passing.examples,
         layers=tuple(site.name for site in sites),
         unit_counts=tuple(site.units for site in sites),
-        dead=~torch.cat(alive),
+        dead=~torch.cat(state.alive),
     )
+
+
+class _Sums(WithoutRows):
+    """Of each site's units the sums of estimates, float64 [C], and which were other than zero, bool [C]."""
+
+    def __init__(self, sites: Sequence[Site], device: torch.device) -> None:
+        self.sums = [torch.zeros(site.units, dtype=torch.float64, device=device) for site in sites]
+        self.alive = [torch.zeros(site.units, dtype=torch.bool, device=device) for site in sites]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"sums": torch.cat(self.sums), "alive": torch.cat(self.alive)}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        for own, name in ((self.sums, "sums"), (self.alive, "alive")):
+            for values, kept in zip(own, tensors[name].split([len(one) for one in own]), strict=True):
+                values.copy_(kept)
 
 
 def _activations_and_gradients(

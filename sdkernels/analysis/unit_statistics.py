@@ -7,18 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sdkernels.analysis.gathered import BLOCK, Counts, Gathered, Watched
 from sdkernels.analysis.measure import check_fraction, progress, versions
-from sdkernels.analysis.quantiles import QuantileSketch
+from sdkernels.analysis.passes import LARGEST_STATE, Pass, pass_over
+from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.statistics import UnitStatistics
-from sdkernels.analysis.subject import studied
-from sdkernels.engine.averages import ElementMean
-from sdkernels.engine.batches import Batches, check_labels
+from sdkernels.analysis.subject import Subject, studied
+from sdkernels.engine.batches import check_labels
 from sdkernels.engine.memory import memory_limit
-from sdkernels.engine.sites import Layers, Site, watch
-from sdkernels.ops import ClassMoments, class_histogram
-from sdkernels.ops.layout import computed_in
-
-_BLOCK = 1024  # examples
+from sdkernels.engine.sites import Layers, watch
 
 
 def unit_statistics(
@@ -35,6 +32,7 @@ def unit_statistics(
     batch_size: int = 256,
     memory_fraction: float = 0.5,
     show_progress: bool = False,
+    store: Path_ | None = None,
 ) -> UnitStatistics:
     r"""Take statistics of every unit of every layer, in one pass over the data.
 
@@ -64,6 +62,12 @@ def unit_statistics(
         precision, unit_dim, select, batch_size, show_progress: as there.
         memory_fraction: the part of the device's memory, or of the machine's on a CPU, that activations may take until
             their edges are known.
+        store: a file, an SQLite database, in which what was gathered so far is kept every now and then: the same call,
+            made again after a crash or a kill, reads the data from the start and goes on where it was; once finished,
+            it runs the model no more. It is found by a digest of the model's code and weights, layers and options, and
+            taken if the examples are the same, in the same order; ``batch_size`` may change. Until their edges are
+            known, activations are kept too, 4 bytes each (8 in float64): of more than 8 GiB, and of a sketch of more
+            than 0.9 GB, what comes after is done again. ``sdkernels runs`` shows what is kept.
 
     Returns:
         A :class:`UnitStatistics`: tensors ``[U]`` and ``[L, U]``.
@@ -101,123 +105,76 @@ def unit_statistics(
         batch_size=batch_size,
         scored=num_classes is None,
     ) as subject:
-        model, sites, batches, _, output, precision_name = subject
+        _, sites, batches, _, output, precision_name = subject
         device = batches.device
         classes = output.shape[1] if num_classes is None else num_classes
         units = sum(site.units for site in sites)
         blocks = _blocks(units, classes, cells, memory_limit(device, fraction))
-        watched = [_Watched(site, classes, blocks if cells else 0, mean_maps, device) for site in sites]
-        with progress(show_progress, batches.examples, 1, "taking statistics") as advance:
-            labels = _pass(model, sites, batches, [one.see for one in watched], classes, advance)
-        for one in watched:
-            one.check()
-        histograms = [one.histogram(cells, classes, labels) for one in watched] if cells else []
-        if any(one.needs_another_pass for one in watched) and cells:
-            with progress(show_progress, batches.examples, 1, "counting") as advance:
-                counters = [partial(_count, one.site, *held) for one, held in zip(watched, histograms, strict=True)]
-                again = _pass(model, sites, batches, counters, classes, advance)
-            if not torch.equal(again.bincount(minlength=classes), labels.bincount(minlength=classes)):
-                raise ValueError(
-                    "data gave other examples when it was read again, as is done where activations do not fit into "
-                    f"memory: {len(labels)} and then {len(again)}, or other labels. Give data that stays, or a larger "
-                    "memory_fraction"
-                )
-    return _result(watched, histograms, precision_name)
+        watched = [Watched(site, classes, blocks if cells else 0, mean_maps, device) for site in sites]
+        kept = partial(pass_over, subject, store=store, determines=(classes, cells, mean_maps, fraction))
+        with (
+            progress(show_progress, batches.examples, 1, "taking statistics") as advance,
+            kept(Gathered(watched), advance=advance, called="unit_statistics") as passing,
+        ):
+            labels = _pass(subject, passing, [one.see for one in watched], classes)
+            for one in watched:
+                one.check()
+            if cells:
+                if _histogram_bytes(units, classes, cells) > LARGEST_STATE:
+                    passing.keep()  # with the activations, as what comes of them is too large
+                for one in watched:
+                    one.close(cells, classes, labels)
+            if not all(one.counts is not None for one in watched) and cells:
+                passing.keep()  # edges
+                counts = Counts(watched, cells, classes)
+                with (
+                    progress(show_progress, batches.examples, 1, "counting") as advance,
+                    kept(counts, advance=advance, called="unit_statistics, counting") as counting,
+                ):
+                    see = [partial(counts.see, index) for index in range(len(sites))]
+                    again = _pass(subject, counting, see, classes)
+                    if not torch.equal(again.bincount(minlength=classes), labels.bincount(minlength=classes)):
+                        raise ValueError(
+                            "data gave other examples when it was read again, as is done where activations do not fit "
+                            f"into memory: {len(labels)} and then {len(again)}, or other labels. Give data that stays, "
+                            "or a larger memory_fraction"
+                        )
+                    for one, own in zip(watched, counts.counts, strict=True):
+                        one.counts = own
+                    passing.finish()
+                    counting.drop()
+            passing.finish()
+    return _result(watched, precision_name)
 
 
-class _Watched:
-    """What is gathered of one site."""
-
-    def __init__(self, site: Site, classes: int, blocks: int, mean_maps: bool, device: torch.device) -> None:
-        self.site = site
-        self.moments = ClassMoments.empty(classes, site.units, device)
-        self.sketch: QuantileSketch | None = None  # from the first batch on
-        self._blocks, self._device = blocks, device
-        self.mean_map = ElementMean() if mean_maps else None
-
-    @property
-    def needs_another_pass(self) -> bool:
-        """Whether some activations were let go before they could be counted."""
-        return self.sketch is not None and not self.sketch.is_exact
-
-    def see(self, output: Tensor, labels: Tensor) -> None:
-        """A batch [N, ...]."""
-        means = output.new_empty(len(labels), self.site.units, dtype=torch.float64) if self._blocks else None
-        is_first = int(self.moments.elements) == 0
-        self.moments.update(output, labels, unit_dim=self.site.unit_dim, means=means)
-        if is_first:
-            self.check()
-            if self._blocks:
-                dtype = computed_in(output.dtype)
-                self.sketch = QuantileSketch(
-                    self.site.units, blocks=self._blocks, block=_BLOCK, dtype=dtype, device=self._device
-                )
-        if self.sketch is not None and means is not None:
-            self.sketch.add(means)
-        if self.mean_map is not None:
-            self.mean_map.add(output, labels)
-
-    def check(self) -> None:
-        """Refuse what is not finite; extremes keep it for ever."""
-        wrong = ~(self.moments.minimum.isfinite() & self.moments.maximum.isfinite())
-        if wrong.any():
-            unit = int(wrong.nonzero()[0])
-            found = self.moments.minimum[unit], self.moments.maximum[unit]
-            raise ValueError(
-                f"layer {self.site.name!r}: activations of unit {unit} are not finite (from {float(found[0])} to "
-                f"{float(found[1])}; {int(wrong.sum())} of {self.site.units} units have such), and so are no "
-                "statistics; look at the data"
-            )
-
-    def histogram(self, cells: int, classes: int, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Edges [C, cells - 1], and counts [L, C, cells + 1] of all activations if they are still there, else zeros."""
-        assert self.sketch is not None  # noqa: S101 - made where cells are asked for
-        edges = self.sketch.edges(cells)
-        counts = torch.zeros(classes, self.site.units, cells + 1, dtype=torch.int64, device=labels.device)
-        if self.sketch.is_exact:
-            start = 0
-            for means in self.sketch.held():
-                class_histogram(means, labels[start : start + len(means)], edges, counts)
-                start += len(means)
-        self.sketch.let_go()
-        return edges, counts
-
-
-def _pass(
-    model: nn.Module, sites: Sequence[Site], batches: Batches, see: Sequence[Any], classes: int, advance: Any
-) -> Tensor:
+def _pass(subject: Subject, batches: Pass, see: Sequence[Any], classes: int) -> Tensor:
     """Show each site's outputs and their labels to its own of ``see``; all labels, int64 [N]."""
     labels = torch.empty(0, dtype=torch.int64)
-    seen: list[Tensor] = []
 
     def show(index: int, output: Tensor) -> None:
-        see[index](sites[index].read(output).detach(), labels)
+        see[index](subject.sites[index].read(output).detach(), labels)
 
-    start = 0
-    with torch.no_grad(), watch(model, sites, show):
+    with torch.no_grad(), watch(subject.model, subject.sites, show):
         for inputs, labels in batches:
-            check_labels(labels, classes, start)
-            model(inputs.clone())  # a model may write into its inputs
-            start += len(labels)
-            seen.append(labels)
-            advance(len(labels))
-    return torch.cat(seen)
-
-
-def _count(site: Site, edges: Tensor, counts: Tensor, output: Tensor, labels: Tensor) -> None:
-    class_histogram(output, labels, edges, counts, unit_dim=site.unit_dim)
+            check_labels(labels, classes, batches.examples)
+            subject.model(inputs.clone())  # a model may write into its inputs
+    return torch.cat(batches.labels)
 
 
 def _blocks(units: int, classes: int, cells: int, limit: float) -> int:
     """How many blocks of activations of all units fit beside the histograms."""
-    counts = 8 * classes * units * (cells + 1)
+    counts = _histogram_bytes(units, classes, cells)
     if cells and counts > limit:
         raise ValueError(
             f"histograms of {units} units in {cells} cells by {classes} classes take {counts / 2**30:.1f} GiB, and "
             f"memory_fraction allows {limit / 2**30:.1f}: ask for fewer cells, as cells=20, for none by "
             "cells=0, or for fewer layers"
         )
-    return max(2, int((limit - counts) / (8 * units * _BLOCK)))  # of float64, to be sure
+    return max(2, int((limit - counts) / (8 * units * BLOCK)))  # of float64, to be sure
+
+
+def _histogram_bytes(units: int, classes: int, cells: int) -> int:
+    return 8 * classes * units * (cells + 1)
 
 
 def _check_counts(num_classes: int | None, cells: int) -> None:
@@ -230,7 +187,7 @@ def _check_counts(num_classes: int | None, cells: int) -> None:
             raise ValueError(f"{name}={number} must be at least {least}")
 
 
-def _result(watched: Sequence[_Watched], histograms: Sequence[tuple[Tensor, Tensor]], precision: str) -> UnitStatistics:
+def _result(watched: Sequence[Watched], precision: str) -> UnitStatistics:
     moments = [one.moments for one in watched]
     over_classes = [of.over_classes() for of in moments]
     count = moments[0].count
@@ -240,7 +197,8 @@ def _result(watched: Sequence[_Watched], histograms: Sequence[tuple[Tensor, Tens
         return torch.cat(list(tensors), dim=-1).cpu()
 
     maps = {one.site.name: one.mean_map.mean.cpu() for one in watched if one.mean_map is not None}
-    edges, counts = zip(*histograms, strict=True) if histograms else (None, None)
+    edges = [one.edges for one in watched if one.edges is not None]
+    counts = [one.counts for one in watched if one.counts is not None]
     return UnitStatistics(
         class_examples=count.cpu(),
         class_mean=units([torch.where(no_examples, torch.nan, of.mean) for of in moments]),
@@ -253,8 +211,8 @@ def _result(watched: Sequence[_Watched], histograms: Sequence[tuple[Tensor, Tens
         maximum=units([of.maximum for of in moments]),
         fired=units([of.fired for of in moments]),
         fired_elements=units([of.fired_elements for of in moments]),
-        edges=None if edges is None else torch.cat(edges).cpu(),
-        histogram=None if counts is None else torch.cat(counts, dim=1).cpu(),
+        edges=None if not edges else torch.cat(edges).cpu(),
+        histogram=None if not counts else torch.cat(counts, dim=1).cpu(),
         rank_error=max((one.sketch.rank_error for one in watched if one.sketch is not None), default=0.0),
         mean_maps=maps or None,
         layers=tuple(one.site.name for one in watched),

@@ -1,12 +1,11 @@
 """One streaming pass over a data set: what the sites' outputs are on average."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sdkernels.engine.batches import Batches
 from sdkernels.engine.sites import Site, watch
 from sdkernels.ops import ClassMoments
 
@@ -29,6 +28,16 @@ class ElementMean:
         total = output.sum(0, dtype=torch.float64)
         self._total = total if self._total is None else self._total + total
         self._examples += len(labels)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was seen, as :meth:`load` takes it."""
+        total = {} if self._total is None else {"total": self._total}
+        return {"examples": torch.tensor(self._examples), **total}
+
+    def load(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """See what another has seen, and nothing else."""
+        self._examples = int(tensors["examples"])
+        self._total = tensors["total"].to(device) if "total" in tensors else None
 
     @property
     def mean(self) -> Tensor:
@@ -85,7 +94,12 @@ class Spread:
         return (self._moments.element_m2 / self._moments.elements).sqrt()
 
 
-def average(model: nn.Module, sites: Sequence[Site], batches: Batches, wanted: Sequence[Sequence[Average]]) -> None:
+def average(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    wanted: Sequence[Sequence[Average]],
+) -> None:
     """Show every output of each site to all that is wanted of it.
 
     Raises:

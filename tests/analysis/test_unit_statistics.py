@@ -113,7 +113,7 @@ def test_bins_have_equal_mass():
 @pytest.mark.parametrize("name", ["rectified", "maps"])
 @pytest.mark.parametrize("blocks", [2, 1000], ids=["two passes", "one pass"])
 def test_nothing_depends_on_how_data_comes(name, blocks, monkeypatch):
-    monkeypatch.setattr("sdkernels.analysis.unit_statistics._BLOCK", 16)
+    monkeypatch.setattr("sdkernels.analysis.gathered.BLOCK", 16)
     monkeypatch.setattr("sdkernels.analysis.unit_statistics._blocks", lambda *_: blocks)
     model, layers, _, inputs, labels = drawn(name)
     first = sd.unit_statistics(model, layers, (inputs, labels), batch_size=101, num_classes=CLASSES + 1)
@@ -136,7 +136,7 @@ def test_nothing_depends_on_how_data_comes(name, blocks, monkeypatch):
 def test_a_second_pass_counts_what_does_not_fit(name, monkeypatch):
     model, layers, units, inputs, labels = drawn(name)
     exact = sd.unit_statistics(model, layers, (inputs, labels), cells=12)
-    monkeypatch.setattr("sdkernels.analysis.unit_statistics._BLOCK", 16)
+    monkeypatch.setattr("sdkernels.analysis.gathered.BLOCK", 16)
     monkeypatch.setattr("sdkernels.analysis.unit_statistics._blocks", lambda *_: 3)
     stats = sd.unit_statistics(model, layers, (inputs, labels), cells=12)
     assert 0 < stats.rank_error < 0.2
@@ -153,7 +153,7 @@ def test_a_second_pass_counts_what_does_not_fit(name, monkeypatch):
 
 
 def test_a_second_pass_over_other_data_is_refused(monkeypatch):
-    monkeypatch.setattr("sdkernels.analysis.unit_statistics._BLOCK", 4)
+    monkeypatch.setattr("sdkernels.analysis.gathered.BLOCK", 4)
     monkeypatch.setattr("sdkernels.analysis.unit_statistics._blocks", lambda *_: 2)
 
     class Shrinking:
@@ -172,7 +172,7 @@ def test_a_second_pass_over_other_data_is_refused(monkeypatch):
 @on_cuda
 @pytest.mark.parametrize("blocks", [2, 1000], ids=["two passes", "one pass"])
 def test_on_a_gpu(blocks, monkeypatch):
-    monkeypatch.setattr("sdkernels.analysis.unit_statistics._BLOCK", 16)
+    monkeypatch.setattr("sdkernels.analysis.gathered.BLOCK", 16)
     monkeypatch.setattr("sdkernels.analysis.unit_statistics._blocks", lambda *_: blocks)
     model, layers, _, inputs, labels = drawn("rectified")
     here = sd.unit_statistics(model, layers, (inputs, labels))
