@@ -39,6 +39,16 @@ def test_reads_gzipped_plain_and_in_a_folder_of_its_name(folder):
     assert torch.equal(load("mnist", folder, split="test").labels, data.labels)
 
 
+def test_the_folder_of_its_name_comes_first(folder):
+    own = folder / "fashion_mnist"
+    own.mkdir()
+    for path in folder.glob("train-*.gz"):
+        (own / path.name).write_bytes(path.read_bytes())
+    (own / "train-labels-idx1-ubyte.gz").write_bytes(idx_bytes(torch.tensor([5, 5, 5, 5, 5], dtype=torch.uint8)))
+    assert load("fashion_mnist", folder).labels.tolist() == [5] * 5
+    assert load("mnist", folder).labels.tolist() == [3, 0, 9, 1, 1]
+
+
 def test_no_folder_given():
     with pytest.raises(ValueError, match=r"mnist is read from files\. .*data fetch mnist --data-dir"):
         load("mnist")

@@ -201,10 +201,9 @@ class TestLoader:
         with pytest.raises(ValueError, match=f"{option}={value}"):
             image_loader(self.images(root), **{option: value})
 
-    @pytest.mark.parametrize("workers", [0, 1])
-    def test_a_broken_image_is_named(self, root, workers):
+    def test_a_broken_image_is_named(self, root):
         (root[0] / "cat" / "2.png").write_bytes(b"broken")
-        loader = image_loader(self.images(root), batch_size=2, workers=workers)
+        loader = image_loader(self.images(root), batch_size=2, workers=0)  # torch passes on what a worker raises
         with pytest.raises(ValueError, match=r"cat/2\.png cannot be read as an image"):
             self.labels_of(loader)
 
