@@ -1,11 +1,14 @@
 """A download in the making: the bytes so far in ``FILE.partial``, and beside it where they came from."""
 
+import errno
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FetchError(OSError):
@@ -92,7 +95,8 @@ def local_write(path: Path) -> Iterator[None]:
     except FetchError:
         raise
     except OSError as error:
-        raise FetchError(f"cannot write {error.filename or path}: {error.strerror or error}") from error
+        advice = "; make room and run again, what has arrived is kept" if error.errno in _FULL else ""
+        raise FetchError(f"cannot write {error.filename or path}: {error.strerror or error}{advice}") from error
 
 
 def place(path: Path, target: Path) -> None:

@@ -298,7 +298,7 @@ def test_an_error_of_the_disk_is_not_retried(server, get, tmp_path, monkeypatch)
     full = monkeypatch.context()
     with full as patch:
         patch.setattr(Partial, "_open", lambda partial: Full(partial.path), raising=True)
-        with pytest.raises(FetchError, match=r"cannot write .*file.gz.partial: No space left on device"):
+        with pytest.raises(FetchError, match=r"cannot write .*file.gz.partial: No space left on device; make room"):
             get("/file.gz", "/file.gz")
     assert len(server.requests) == 1
     assert (tmp_path / "file.gz.partial").read_bytes() == BODY[:30_000]
