@@ -4,11 +4,13 @@ Unlike Python's hashes it is the same in every process. Unlike :mod:`sdkernels.a
 model with itself, it knows nothing of where in memory things are.
 """
 
-import functools
+import enum
 import hashlib
 import json
+import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from numbers import Real
 from typing import Any
@@ -17,12 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdkernels.engine.digested_code import add_class, add_code, add_function, is_own
+from sdkernels.engine.digested_model import digest_of_model
+
+_NAMED = (torch.dtype, torch.device, torch.memory_format, torch.layout, types.EllipsisType)
+_CONTAINERS = (Mapping, Sequence, Set, slice)
+
 
 class Digest:
     """Takes values in, one after the other, and gives their SHA-256.
 
-    Values are numbers, strings, bytes, None, tensors (type, shape and bits), arrays, devices' names, sequences,
-    mappings, data classes (all fields), functions (their code, defaults and what they close over), models, and classes.
+    Values are numbers, strings, bytes, None, tensors (type, shape and bits), arrays, generators (their state), devices'
+    and types' names, sequences, mappings, sets, data classes (all fields), functions (their code, defaults, what they
+    close over, the globals that they read), models, classes, and objects of classes that are not a library's.
+
+    Args:
+        values: the first of them.
+        lenient: of a value of another kind its type's name is taken in, and no error is raised.
+        known: by ``id``, what is known by a number instead of by its content.
 
     Raises:
         TypeError: a value of another kind, which may hide what a result depends on.
@@ -34,8 +48,12 @@ class Digest:
         False
     """
 
-    def __init__(self, *values: Any) -> None:
+    def __init__(self, *values: Any, lenient: bool = False, known: Mapping[int, int] | None = None) -> None:
         self._sum = hashlib.sha256()
+        self.lenient = lenient
+        self._known = known or {}
+        self._seen: dict[int, tuple[int, Any]] = {}  # objects by id, held so that no other one gets it
+        self._open: list[int] = []  # ids of the containers that are being taken in
         for value in values:
             self.add(value)
 
@@ -51,115 +69,136 @@ class Digest:
 
     def add(self, value: Any) -> None:
         """Take in one value. Its kind and its length come first, so that no two rows of values look alike."""
-        if isinstance(value, Tensor):
+        if type(value) is str:  # most are
+            self.add_bytes("str", value.encode("utf-8", "surrogatepass"))
+        elif isinstance(value, Tensor):
             self._tensor(value)
-        elif isinstance(value, np.ndarray):
-            self._tensor(torch.from_numpy(np.ascontiguousarray(value)))
+        elif isinstance(value, (np.ndarray, np.generic)):
+            self._array(value)
+        elif isinstance(value, enum.Enum):
+            self.add_many("enum", [type(value).__qualname__, value.name, value.value])
         elif value is None or isinstance(value, (bool, str)):
-            self._bytes(type(value).__name__, json.dumps(value).encode())
-        elif isinstance(value, Real):
-            self._bytes("number", repr(value).encode())
-        elif isinstance(value, bytes):
-            self._bytes("bytes", value)
-        elif isinstance(value, nn.Module):
-            self._model(value)
-        elif isinstance(value, type):
-            self._bytes("class", f"{value.__module__}.{value.__qualname__}".encode())
-        elif is_dataclass(value):
-            self._many("data class", [type(value), *(getattr(value, f.name) for f in fields(value) if f.init)])
-        elif isinstance(value, Mapping):
-            self._many("mapping", [part for item in value.items() for part in item])
-        elif isinstance(value, (Sequence, torch.Size)):
-            self._many("sequence", value)
-        elif isinstance(value, (slice, types.CodeType)) or callable(value):
-            self._code(value)
+            self.add_bytes(type(value).__name__, json.dumps(value).encode())
+        elif isinstance(value, (Real, complex)):
+            self.add_bytes("number", repr(value).encode())
+        elif isinstance(value, (bytes, bytearray)):
+            self.add_bytes("bytes", value)
+        elif isinstance(value, _NAMED):
+            self.add_bytes("name", str(value).encode())
+        elif isinstance(value, torch.Generator):
+            self.add_many("generator", [value.device, value.get_state()])
+        elif isinstance(value, np.random.Generator):
+            self.add_many("generator", [value.bit_generator.state])
+        elif isinstance(value, os.PathLike):
+            self.add_bytes("path", os.fspath(value).encode() if isinstance(os.fspath(value), str) else os.fspath(value))
+        elif isinstance(value, types.CodeType):
+            add_code(self, value)
+        elif isinstance(value, types.ModuleType):
+            self.add_bytes("module", value.__name__.encode())
+        elif isinstance(value, _CONTAINERS) and not isinstance(value, nn.Module):
+            self._container(value)
+        elif id(value) in self._known:
+            self.add_bytes("known", str(self._known[id(value)]).encode())
+        elif id(value) in self._seen:
+            self.add_bytes("again", str(self._seen[id(value)][0]).encode())
         else:
-            self._bytes("device or type", _named(value))
+            self._seen[id(value)] = (len(self._seen), value)
+            self._object(value)
 
-    def _many(self, kind: str, values: Sequence[Any]) -> None:
-        self._bytes(kind, str(len(values)).encode())
+    def add_many(self, kind: str, values: Sequence[Any]) -> None:
+        """Take in several values as one."""
+        self.add_bytes(kind, str(len(values)).encode())
         for value in values:
             self.add(value)
 
-    def _bytes(self, kind: str, content: bytes | memoryview) -> None:
+    def add_bytes(self, kind: str, content: bytes | bytearray) -> None:
+        """Take in bytes as they are."""
         self._sum.update(f"{kind}:{len(content)}:".encode())
         self._sum.update(content)
 
+    @contextmanager
+    def leniently(self) -> Iterator[None]:
+        """Within, nothing is refused."""
+        before, self.lenient = self.lenient, True
+        yield
+        self.lenient = before
+
     def _tensor(self, tensor: Tensor) -> None:
-        self._sum.update(f"tensor:{tensor.dtype}:{list(tensor.shape)}:".encode())
+        self._sum.update(f"tensor:{tensor.dtype}:{tensor.layout}:{list(tensor.shape)}:".encode())
         plain = tensor.detach()
+        if plain.is_quantized:
+            self.add_many("quantized", _scales(plain))
+            plain = plain.int_repr()
         if plain.layout != torch.strided:
             plain = plain.to_dense()
-        plain = (torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain).cpu().contiguous()
+        plain = plain.resolve_conj().resolve_neg()
+        plain = (torch.view_as_real(plain) if plain.is_complex() else plain).cpu().contiguous()
         if plain.numel():
             self._sum.update(plain.flatten().view(torch.uint8).numpy().data)
 
-    def _model(self, model: nn.Module) -> None:
-        """Every module's class, code and plain attributes, and every parameter's and buffer's bits."""
-        modules = list(model.named_modules())
-        self._many("model", [name for name, _ in modules])
-        for _, module in modules:
-            self.add(type(module))
-            plain = {k: v for k, v in vars(module).items() if not k.startswith("__") and _is_plain(v)}
-            self.add(dict(sorted(plain.items())))
-            if not type(module).__module__.startswith("torch.nn."):
-                self.add(_forward(module))
-            for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                self._many("hooks", list(hooks.values()))
-        for named in (model.named_parameters(), model.named_buffers()):
-            held = dict(named)
-            self._many("tensors", [part for item in held.items() for part in item])
-
-    def _code(self, function: Any) -> None:
-        if isinstance(function, slice):
-            self._many("slice", [function.start, function.stop, function.step])
+    def _array(self, array: "np.ndarray[Any, Any] | np.generic") -> None:
+        if array.dtype.hasobject:
+            self._refuse(array)
             return
-        if isinstance(function, types.MethodType):
-            self.add(function.__func__)
-            owner = function.__self__
-            if isinstance(owner, nn.Module):  # that is the model, which is taken in for itself
-                return
-            self.add(owner if isinstance(owner, type) else vars(owner))
+        self._sum.update(f"array:{array.dtype.descr}:{list(array.shape)}:".encode())
+        self.add_bytes("bits", array.tobytes())
+
+    def _container(self, value: Any) -> None:
+        if id(value) in self._open:
+            self.add_bytes("within", str(self._open.index(id(value))).encode())
             return
-        if isinstance(function, (types.BuiltinFunctionType, types.MethodDescriptorType)):
-            self._bytes("built in", f"{function.__module__}.{function.__qualname__}".encode())
-            return
-        if isinstance(function, functools.partial):
-            self._many("partial", [function.func, function.args, function.keywords])
-            return
-        code = function if isinstance(function, types.CodeType) else getattr(function, "__code__", None)
-        if code is None:  # an object that can be called
-            self._many("callable", [type(function), type(function).__call__, vars(function)])
-            return
-        self._bytes("code", code.co_code)
-        self._many("names", code.co_names)
-        for constant in code.co_consts:
-            self.add(repr(sorted(map(repr, constant))) if isinstance(constant, frozenset) else constant)
-        if not isinstance(function, types.CodeType):
-            self._many("defaults", [*(function.__defaults__ or ()), function.__kwdefaults__])
-            self._many("closure", [cell.cell_contents for cell in function.__closure__ or ()])
+        self._open.append(id(value))
+        kind = "" if type(value).__module__ == "builtins" else f" {type(value).__qualname__}"
+        if isinstance(value, Mapping):
+            self.add_many(f"mapping{kind}", [part for item in value.items() for part in item])
+        elif isinstance(value, Set):
+            known = {**self._known, **{key: -1 - number for key, (number, _) in self._seen.items()}}
+            held = sorted(Digest(one, lenient=self.lenient, known=known).hex for one in value)
+            self.add_many(f"set{kind}", held)
+        elif isinstance(value, slice):
+            self.add_many("slice", [value.start, value.stop, value.step])
+        else:
+            self.add_many(f"sequence{kind}", value)
+        self._open.pop()
+        if kind and callable(value):
+            self.add(type(value))
+
+    def _object(self, value: Any) -> None:
+        if isinstance(value, nn.Module):
+            self.add_bytes("model", digest_of_model(value, Digest, self._known).encode())
+        elif isinstance(value, type):
+            add_class(self, value)
+        elif is_dataclass(value):
+            self.add_many("data class", [type(value), *(getattr(value, f.name, None) for f in fields(value))])
+        elif add_function(self, value):
+            pass
+        elif is_own(type(value).__module__) or (callable(value) and hasattr(value, "__dict__")):
+            slots = [name for base in type(value).__mro__ for name in _slots(base)]
+            held = {**getattr(value, "__dict__", {}), **{name: getattr(value, name, None) for name in slots}}
+            self.add_many("object", [type(value), held])
+            if callable(value):  # strictly; add_class is lenient
+                self.add(type(value).__call__)
+        else:
+            self._refuse(value)
+
+    def _refuse(self, value: Any) -> None:
+        if not self.lenient:
+            raise TypeError(
+                f"a {type(value).__name__} cannot be put into a key, so that work that depends on it cannot be stored. "
+                "With store=, metrics are functions of plain values and tensors: give it as an argument of what it is "
+                "made from, or leave out store="
+            )
+        self.add_bytes("unknown", f"{type(value).__module__}.{type(value).__qualname__}".encode())
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+def _scales(quantized: Tensor) -> list[Any]:
+    if quantized.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return [quantized.q_scale(), quantized.q_zero_point()]
+    scales, zeros = quantized.q_per_channel_scales(), quantized.q_per_channel_zero_points()
+    return [scales, zeros, quantized.q_per_channel_axis()]
 
 
-def _forward(module: nn.Module) -> Any:
-    """What tells a module's computation: its ``forward``, or the text of one that TorchScript compiled."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return str(module.code)
-    forward = module.forward
-    return getattr(forward, "__func__", forward)
-
-
-def _named(value: Any) -> bytes:
-    if isinstance(value, (torch.dtype, torch.device, torch.memory_format, torch.layout, torch.Generator)):
-        return str(value).encode()
-    if value is Ellipsis:
-        return b"..."
-    raise TypeError(
-        f"a {type(value).__name__} cannot be put into a key, so that work that depends on it cannot be stored; with "
-        "store=, metrics are functions of plain values and tensors"
-    )
+def _slots(base: type) -> list[str]:
+    slots = base.__dict__.get("__slots__", ())
+    named = [slots] if isinstance(slots, str) else list(slots)
+    return [name for name in named if name not in ("__dict__", "__weakref__")]
