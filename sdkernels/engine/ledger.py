@@ -2,8 +2,9 @@
 
 Three tables. ``runs``: one row a call, its key, a SHA-256 of all that its scores depend on, and a description in JSON.
 ``tiles``: one row a finished tile of a run, its counts and sums over some examples. ``items``: anything else that is
-finished, as the networks of a sweep, by kind and key. Every row carries a SHA-256 of its content. A tile, or an item,
-is one transaction in SQLite's write-ahead log: a process that is killed leaves all of it or nothing.
+finished, as the networks of a sweep, by kind and key. Every row carries a SHA-256 of its content and of what it is
+found by: what is damaged, or stands in another's place, is never taken for right. A tile, or an item, is one
+transaction in SQLite's write-ahead log: a process that is killed leaves all of it or nothing.
 """
 
 import hashlib
@@ -18,12 +19,13 @@ from typing import Any, NamedTuple
 
 FORMAT = 1
 _APPLICATION = 0x53444B4C  # "SDKL", which SQLite keeps in a file's header
-_PATIENCE = 60.0  # seconds that a process waits for another one's transaction
+PATIENCE = 60.0  # seconds that a process waits for another one's transaction
+_RUN = "id, key, kind, description, digest, created, finished"
 
 _SCHEMA = f"""
 CREATE TABLE runs (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, description TEXT NOT NULL,
-    created REAL NOT NULL, finished REAL
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, description TEXT NOT NULL,
+    digest BLOB NOT NULL, created REAL NOT NULL, finished REAL
 );
 CREATE TABLE tiles (
     run INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE, part INTEGER NOT NULL, start INTEGER NOT NULL,
@@ -80,6 +82,9 @@ class Ledger:
     Args:
         path: the file; made if it is not there, unless ``must_exist``. On a local disk: SQLite's write-ahead log does
             not work over network file systems, where it falls back to a rollback journal, if the system locks files.
+            If somebody deletes it, this ledger goes on with the file that has no name any more, and ends with it.
+        must_exist: do not make one; nor ask whether it can be written.
+        patience: for how many seconds to wait for another process's transaction.
 
     Raises:
         LedgerError: no such folder, no permission, a full disk, a file that is no ledger, is damaged, or was written by
@@ -93,18 +98,23 @@ class Ledger:
         (b'weights', None)
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False) -> None:
-        self.path = Path(path)
-        if must_exist and not self.path.is_file():
-            raise LedgerError(f"{self.path} is not there; a ledger is what store= or --store was given")
-        if self.path.is_dir():
-            raise LedgerError(f"{self.path} is a folder; a ledger is one file")
-        if not self.path.parent.is_dir():
-            raise LedgerError(f"{self.path}: there is no folder {self.path.parent}; make it first")
-        with self._clear_errors():
-            self._sqlite = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False, patience: float = PATIENCE) -> None:
+        self.path, self._patience = Path(path), patience
         try:
-            self._open()
+            if must_exist and not self.path.exists():
+                raise LedgerError(f"{self.path} is not there; a ledger is what store= or --store was given")
+            if self.path.is_dir():
+                raise LedgerError(f"{self.path} is a folder; a ledger is one file")
+            if self.path.exists() and not self.path.is_file():
+                raise LedgerError(f"{self.path} is no plain file; give store= another path")
+            if not self.path.parent.is_dir():
+                raise LedgerError(f"{self.path}: there is no folder {self.path.parent}; make it first")
+        except PermissionError as error:
+            raise LedgerError(f"{self.path}: {_MEANINGS['unable to open']} ({error})") from error
+        with self._clear_errors():  # by its absolute path, as SQLite has names that are no files
+            self._sqlite = sqlite3.connect(self.path.absolute(), timeout=patience, isolation_level=None)
+        try:
+            self._open(is_written=not must_exist)
         except BaseException:
             self._sqlite.close()
             raise
@@ -123,20 +133,22 @@ class Ledger:
 
     def run(self, key: str) -> Run | None:
         """The run of this key."""
-        rows = self._read("SELECT id, key, kind, description, created, finished FROM runs WHERE key = ?", key)
+        rows = self._read(f"SELECT {_RUN} FROM runs WHERE key = ?", key)
         return self._as_run(rows[0]) if rows else None
 
     def runs(self) -> list[Run]:
         """All runs, the oldest first."""
-        rows = self._read("SELECT id, key, kind, description, created, finished FROM runs ORDER BY id")
+        rows = self._read(f"SELECT {_RUN} FROM runs ORDER BY id")
         return [self._as_run(row) for row in rows]
 
     def add_run(self, key: str, kind: str, description: Mapping[str, Any]) -> Run:
         """The run of this key: a new one, or the one that another process has added meanwhile."""
+        text = json.dumps(description)
         with self._transaction():
             self._sqlite.execute(
-                "INSERT INTO runs (key, kind, description, created) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (key, kind, json.dumps(description), time.time()),
+                "INSERT INTO runs (key, kind, description, digest, created) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
+                (key, kind, text, _digest(key, kind, text), time.time()),
             )
         found = self.run(key)
         if found is None:
@@ -157,22 +169,24 @@ class Ledger:
     def tile(self, run: Run, part: int, start: int, data: bytes) -> bytes | None:
         """The content of the tile that starts at this example, if it is there and was made from this data."""
         rows = self._read(
-            "SELECT content, digest FROM tiles WHERE run = ? AND part = ? AND start = ? AND data = ?",
+            "SELECT examples, content, digest FROM tiles WHERE run = ? AND part = ? AND start = ? AND data = ?",
             *(run.id, part, start, data),
         )
         if not rows:
             return None
-        ((content, digest),) = rows
-        return self._checked(content, digest, f"tile {start} of run {run.id}")
+        ((examples, content, digest),) = rows
+        self._check(digest, run.key, part, start, data, examples, content, what=f"tile {start} of run {run.id}")
+        return bytes(content)
 
     def tiles(self, run: Run) -> Iterator[KeptTile]:
         """A run's tiles in order."""
         rows = self._read(
-            "SELECT part, start, examples, content, digest, written FROM tiles WHERE run = ? ORDER BY start, part",
+            "SELECT part, start, data, examples, content, digest, written FROM tiles WHERE run = ? "
+            "ORDER BY start, part",
             run.id,
         )
-        for part, start, examples, content, digest, written in rows:
-            self._checked(content, digest, f"tile {start} of run {run.id}")
+        for part, start, data, examples, content, digest, written in rows:
+            self._check(digest, run.key, part, start, data, examples, content, what=f"tile {start} of run {run.id}")
             yield KeptTile(part, start, examples, content, written)
 
     def progress(self, run: Run) -> tuple[int, int, float | None]:
@@ -184,10 +198,11 @@ class Ledger:
 
     def keep_tile(self, run: Run, part: int, start: int, data: bytes, examples: int, content: bytes) -> None:
         """Add a finished tile; the same one of another process stays as it is."""
+        digest = _digest(run.key, part, start, data, examples, content)
         with self._transaction():
             self._sqlite.execute(
                 "INSERT INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (run.id, part, start, data, examples, content, _digest(content), time.time()),
+                (run.id, part, start, data, examples, content, digest, time.time()),
             )
 
     # Items
@@ -204,7 +219,7 @@ class Ledger:
     def items_without_content(self, kind: str) -> list[Item]:
         """The items of a kind, in the order in which they were kept, with no content."""
         rows = self._read("SELECT key, description, written FROM items WHERE kind = ? ORDER BY written, key", kind)
-        return [Item(kind, key, json.loads(description), b"", written) for key, description, written in rows]
+        return [Item(kind, key, self._loaded(description), b"", written) for key, description, written in rows]
 
     def items(self, kind: str, key: str | None = None) -> Iterator[Item]:
         """The items of a kind, in the order in which they were kept."""
@@ -214,9 +229,8 @@ class Ledger:
             *(kind, key, key),
         )
         for own, description, content, digest, written in rows:
-            yield Item(
-                kind, own, json.loads(description), self._checked(content, digest, f"{kind} {own[:12]}"), written
-            )
+            self._check(digest, kind, own, description, content, what=f"{kind} {own[:12]}")
+            yield Item(kind, own, self._loaded(description), content, written)
 
     def kinds(self) -> dict[str, int]:
         """How many items there are of each kind."""
@@ -224,10 +238,11 @@ class Ledger:
 
     def keep_item(self, kind: str, key: str, description: Mapping[str, Any], content: bytes) -> None:
         """Add an item, or put it in the place of an earlier one."""
+        text = json.dumps(description)
         with self._transaction():
             self._sqlite.execute(
                 "INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?)",
-                (kind, key, json.dumps(description), content, _digest(content), time.time()),
+                (kind, key, text, content, _digest(kind, key, text, content), time.time()),
             )
 
     def drop_item(self, kind: str, key: str) -> None:
@@ -251,7 +266,7 @@ class Ledger:
             count += 1 + sum(1 for _ in self.tiles(run))
         return count + sum(1 for kind in self.kinds() for _ in self.items(kind))
 
-    def _open(self) -> None:
+    def _open(self, is_written: bool) -> None:
         with self._clear_errors():
             (application,) = self._sqlite.execute("PRAGMA application_id").fetchone()
             (tables,) = self._sqlite.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -266,9 +281,13 @@ class Ledger:
                     f"{FORMAT}. Give store= another path"
                 )
             self._sqlite.execute("PRAGMA synchronous = NORMAL")  # with the log, a killed process loses nothing
+            self._sqlite.execute("PRAGMA foreign_keys = ON")  # no tile of a run that was dropped meanwhile
+        if is_written:  # or who cannot write would learn of it when the first tile is done
+            with self._transaction():
+                pass
 
     def _create(self) -> None:
-        self._sqlite.execute("PRAGMA journal_mode = WAL")
+        self._use_log()
         self._sqlite.execute("BEGIN IMMEDIATE")
         try:  # a process that came first may have made the tables while this one waited
             if self._sqlite.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
@@ -276,20 +295,40 @@ class Ledger:
                     self._sqlite.execute(statement)
             self._sqlite.execute("COMMIT")
         except BaseException:
-            self._sqlite.execute("ROLLBACK")
+            if self._sqlite.in_transaction:
+                self._sqlite.execute("ROLLBACK")
             raise
 
-    def _as_run(self, row: tuple[Any, ...]) -> Run:
-        number, key, kind, description, created, finished = row
-        return Run(number, key, kind, json.loads(description), created, finished)
+    def _use_log(self) -> None:
+        """Two processes that turn to the log at once are refused at once, however patient they are."""
+        begin = time.monotonic()
+        while True:
+            try:
+                self._sqlite.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() - begin > self._patience:
+                    raise
+                time.sleep(0.01)
 
-    def _checked(self, content: bytes, digest: bytes, what: str) -> bytes:
-        if _digest(content) != digest:
+    def _as_run(self, row: tuple[Any, ...]) -> Run:
+        number, key, kind, description, digest, created, finished = row
+        self._check(digest, key, kind, description, what=f"run {number}")
+        return Run(number, key, kind, self._loaded(description), created, finished)
+
+    def _loaded(self, description: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(description)
+            return found
+        except (TypeError, ValueError) as error:
+            raise LedgerError(f"{self.path} is damaged: a description is no JSON ({error})") from error
+
+    def _check(self, digest: bytes, *row: str | int | bytes, what: str) -> None:
+        if _digest(*row) != digest:
             raise LedgerError(
-                f"{self.path} is damaged: {what} is not what was written. `sdkernels runs drop` takes a run out, so "
-                "that it is made anew"
+                f"{self.path} is damaged: {what} is not what was written. Give store= another path; or `sdkernels runs "
+                "drop` takes a run out, so that it is made anew"
             )
-        return content
 
     def _read(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._clear_errors():
@@ -312,27 +351,34 @@ class Ledger:
         try:
             yield
         except sqlite3.Error as error:
-            raise LedgerError(f"{self.path}: {_explained(str(error))}") from error
+            raise LedgerError(f"{self.path}: {_explained(str(error), self._patience)}") from error
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
+def _digest(*row: str | int | bytes) -> bytes:
+    """SHA-256 of a row's values, with their types and lengths."""
+    total = hashlib.sha256()
+    for value in row:
+        content = value if isinstance(value, bytes) else str(value).encode()
+        total.update(f"{type(value).__name__}:{len(content)}:".encode())
+        total.update(content)
+    return total.digest()
 
 
-def _explained(message: str) -> str:
+def _explained(message: str, patience: float) -> str:
     """SQLite's message, and what it means here."""
     for words, meaning in _MEANINGS.items():
         if words in message:
-            return f"{meaning} (SQLite: {message})"
+            return f"{meaning.format(patience=patience)} (SQLite: {message})"
     return f"SQLite says: {message}"
 
 
 _MEANINGS = {
+    "FOREIGN KEY": "the run was dropped by another process while it was being made; run again",
     "not a database": "this is no ledger, or it is damaged from its first page on; give store= another path",
     "malformed": "it is damaged; `sqlite3 FILE .recover` gives what can be read of it. Give store= another path",
     "disk is full": "the disk is full: the last row was not kept, those before it were. Make room and run again",
     "disk I/O error": "the disk cannot be read or written; rows written before are as they were",
     "readonly": "it cannot be written: the file, or its folder, is read-only. Give store= a path that is yours",
     "unable to open": "it cannot be opened: its folder is read-only or not yours. Give store= a path that is yours",
-    "locked": f"another process has held it for {_PATIENCE:.0f} seconds; run again when that one is done",
+    "locked": "another process has held it for {patience:g} seconds; run again when that one is done",
 }
