@@ -7,7 +7,7 @@ what was done on other data is not found.
 import os
 import platform
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from sdkernels.engine.batches import Batch, concatenate
 from sdkernels.engine.digest import Digest
+from sdkernels.engine.digested_model import digest_of_model
 from sdkernels.engine.families import Cumulative, Family, Noise
 from sdkernels.engine.graph import is_close
 from sdkernels.engine.job import Job
 from sdkernels.engine.ledger import Ledger, Run
 from sdkernels.engine.pairs import Pairs
+from sdkernels.engine.scores import metric_name
 
 # Of the keys; goes up when the same call would mean something else.
 KEY_FORMAT = 1
@@ -64,9 +66,12 @@ class Layout(NamedTuple):
         """The configurations of each part, int64 [k], and their family; None: all of them."""
         if self.parts == 1:
             return [(None, family)]
-        length = indivisible(family)
-        whole = torch.arange(family.configurations).view(-1, length)
-        parts = [chosen.flatten() for chosen in whole.tensor_split(min(self.parts, len(whole)))]
+        if isinstance(family, Noise):  # of whose draws some configurations may be finished
+            groups = family.groups()
+        else:
+            groups = list(torch.arange(family.configurations).split(indivisible(family)))
+        shares = torch.arange(len(groups)).tensor_split(min(self.parts, len(groups)))
+        parts = [torch.cat([groups[i] for i in share.tolist()]) for share in shares]
         return [(chosen, family.only(chosen)) for chosen in parts]
 
 
@@ -96,7 +101,8 @@ class Keeping:
     kind: str
     about: Mapping[str, Any]
     determines: tuple[Any, ...]
-    _runs: dict[str, Run] = field(default_factory=dict)
+    _plain: str | None = None  # the key of all jobs of the call, which differ in their examples and configurations
+    _run: Run | None = None
 
     def find(self, job: Job) -> tuple[str, Run | None]:
         """The job's key, and its run if there is one.
@@ -105,14 +111,15 @@ class Keeping:
         and what was kept belongs to another run.
         """
         assert self.ledger is not None  # noqa: S101 - asked for by those who have one
-        plain = self._key(job)
+        if self._run is not None:
+            return self._run.key, self._run
+        if self._plain is None:
+            self._plain = self._key_of(job)
         for variant in count():
-            key = plain if variant == 0 else f"{plain}-{variant}"
-            run = self._runs.get(plain) or self.ledger.run(key)
-            if run is None or _gives_these_logits(job, run.description["probe"]):
-                if run is not None:
-                    self._runs[plain] = run
-                return key, run
+            key = self._plain if variant == 0 else f"{self._plain}-{variant}"
+            self._run = self.ledger.run(key)
+            if self._run is None or _gives_these_logits(job, self._run.description["probe"]):
+                return key, self._run
         raise AssertionError  # never: the count has no end
 
     def add(self, job: Job, key: str, layout: Layout) -> Run:
@@ -125,30 +132,41 @@ class Keeping:
             "configurations": family.configurations,
             "layout": layout._asdict(),
             "columns": _columns(family),
-            "probe": {"inputs": Digest(job.probe.inputs).hex, "logits": job.probe_logits.double().tolist()},
+            "probe": {"examples": _each(job.probe.inputs), "logits": job.probe_logits.double().tolist()},
             "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} cores",
         }
-        self._runs[key.split("-")[0]] = run = self.ledger.add_run(key, self.kind, description)
+        while not _gives_these_logits(
+            job, (run := self.ledger.add_run(key, self.kind, description)).description["probe"]
+        ):
+            key, _ = self.find(job)  # another process had the same key, at the same moment, for other code
+        self._run = run
         return run
 
     def finish(self) -> None:
         """Note that all tiles are there."""
-        for run in self._runs.values():
-            if self.ledger is not None:
-                self.ledger.finish_run(run)
+        if self._run is not None and self.ledger is not None:
+            self.ledger.finish_run(self._run)
 
-    def _key(self, job: Job) -> str:
+    def _key_of(self, job: Job) -> str:
         sites = [(s.name, s.call, s.unit_dim, s.select, s.parts, s.example_shape, s.basis) for s in job.sites]
+        some = job.probe.inputs[: 1 + len(job.probe.inputs) // 2]
+        model = digest_of_model(job.model, Digest, forward_pass=lambda: job.model(some.clone()))
+        names = [metric_name(metric) for metric in job.metrics]
         family = job.root or job.family
-        return Digest(KEY_FORMAT, job.model, sites, family, job.clamps, job.metrics, job.outcomes, *self.determines).hex
+        parts = (sites, family, job.clamps, job.metrics, names, job.outcomes, *self.determines)
+        return Digest(KEY_FORMAT, model, *parts).hex
 
 
 def _gives_these_logits(job: Job, probe: Mapping[str, Any]) -> bool:
-    """Whether the model gives what a run's model gave; if that was on other examples, nobody knows better."""
-    if probe["inputs"] != Digest(job.probe.inputs).hex:
-        return True
-    then = torch.tensor(probe["logits"], dtype=torch.float64).to(job.probe_logits)
-    return then.shape == job.probe_logits.shape and is_close(job.probe_logits, then)
+    """Whether the first examples are those of a run, and the model gives what that run's gave; a batch may be short."""
+    examples = _each(job.probe.inputs)
+    both = min(len(examples), len(probe["examples"]))
+    then = torch.tensor(probe["logits"], dtype=torch.float64)[:both].to(job.probe_logits)
+    return examples[:both] == probe["examples"][:both] and is_close(job.probe_logits[:both], then)
+
+
+def _each(inputs: Tensor) -> list[str]:
+    return [Digest(example).hex for example in inputs]
 
 
 def digest_of(job: Job, batch: Batch) -> bytes:
