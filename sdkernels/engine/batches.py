@@ -55,12 +55,14 @@ class Batches:
         self.examples = _count_examples(self._source)  # None if the source does not say
         self._donors: Callable[[Tensor], Tensor] | None = None
         self._order: Tensor | None = None
+        self.longest = 1  # examples of a batch, as far as they were read
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         start = 0
         for batch in self._source:
             inputs, labels = self._move(_check_batch(batch, start))
             start += len(labels)
+            self.longest = max(self.longest, len(labels))
             yield inputs, labels
         if start == 0:
             raise ValueError("data is empty: it gave no example")

@@ -149,16 +149,27 @@ class Tally:
 
     @classmethod
     def from_bytes(cls, job: Job, content: bytes) -> "Tally":
-        """What :meth:`to_bytes` gave."""
+        """What :meth:`to_bytes` gave.
+
+        Raises:
+            ValueError: that was of another job.
+        """
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
         examples = int(arrays["examples"])
         tally = cls(job, examples)
         tally.intact.examples = examples
-        tally.intact.class_examples += arrays["class_examples"].to(job.batches.device)
-        for field_name, scores in (("intact", tally.intact), ("sums", tally.ablated)):
-            for name, total in scores.sums.items():
-                total += arrays[f"{field_name}/{name}"].to(job.batches.device)
+        totals = {"class_examples": tally.intact.class_examples}
+        totals |= {f"intact/{name}": total for name, total in tally.intact.sums.items()}
+        totals |= {f"sums/{name}": total for name, total in tally.ablated.sums.items()}
+        for name, total in totals.items():
+            kept = arrays[name]
+            if (kept.shape, kept.dtype) != (total.shape, total.dtype):
+                raise ValueError(
+                    f"a tile's {name!r} is {kept.dtype} {list(kept.shape)}, and this call's {total.dtype} "
+                    f"{list(total.shape)}"
+                )
+            total += kept.to(total.device)
         if tally.ablated.outcomes is not None:
             which, places = torch.arange(job.family.configurations), torch.arange(examples)
             tally.ablated.outcomes.write(which, places, unpack(arrays["outcomes"], examples))

@@ -25,15 +25,23 @@ def run_in_parts(job: Job, open_runner: Callable[[Job], Runner], keeping: Keepin
     """The job's tally; finished parts are taken from the ledger, and the others put there."""
     key, run = keeping.find(job) if keeping.ledger is not None else ("", None)
     if keeping.workers is None:
-        here = _Here(job, open_runner, keeping, key, run)
-        for batch in cut(job.batches.numbered(), here.size_of):
-            here.score(batch)
-        return here.total, here.plan()
+        while True:
+            here = _Here(job, open_runner, keeping, key, run)
+            try:
+                for batch in cut(job.batches.numbered(), here.size_of):
+                    here.score(batch)
+                return here.total, here.plan()
+            except _CutElsewhere:
+                key, run = keeping.find(job)
     layout = Layout(**run.description["layout"]) if run is not None else layout_for(job, keeping.workers.count)
     if keeping.ledger is not None and run is None:
         run = keeping.add(job, key, layout)
         layout = Layout(**run.description["layout"])
     return run_elsewhere(job, open_runner, keeping, layout, run)
+
+
+class _CutElsewhere(Exception):  # noqa: N818 - no error: work begins again, as the ledger has it
+    """Another process began the same call while this one did its first tile, and cut it for its workers."""
 
 
 class _Here:
@@ -99,10 +107,8 @@ class _Here:
             self._run = self._keeping.add(job, self._key, layout)
             found = Layout(**self._run.description["layout"])
             if found.first != layout.first or found.parts != layout.parts:
-                raise RuntimeError(
-                    f"{ledger.path}: another process began the same call at the same moment, and cut it for its "
-                    "workers; run again, and this one goes on as that one does"
-                )
+                job.advance(-len(batch.labels) * job.family.configurations)
+                raise _CutElsewhere
             self._layout = found
         ledger.keep_tile(self._run, index, int(batch.places[0]), data, len(batch.labels), tally.to_bytes())
         return tally

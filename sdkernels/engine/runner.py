@@ -172,9 +172,13 @@ class LoopRunner:
         job, begin = self._job, int(batch.places[0])
         batch = batch._replace(places=batch.places - begin)
         tally = Tally(job, len(batch.labels))
+        most = job.batches.longest  # a tile may be of many batches, and memory bears one
+
+        def see_activation(index: int, activation: Tensor) -> None:
+            check_finite(job.sites[index].name, activation, begin + tally.intact.examples)
 
         def see_labels(labels: Tensor, _logits: Tensor) -> None:
-            check_labels(labels, job.classes, begin)
+            check_labels(labels, job.classes, begin + tally.intact.examples)
             check_class_means(job.clamps, labels)
             tally.intact.count_examples(labels)
 
@@ -185,11 +189,11 @@ class LoopRunner:
         intact, sums = run_loop(
             job.model,
             job.calls,
-            [batch],
+            [batch.part(slice(i, i + most)) for i in range(0, len(batch.labels), most)],
             job.family.configurations,
             _change_of(job),
             job.metrics,
-            check=lambda index, activation: check_finite(job.sites[index].name, activation, begin),
+            check=see_activation,
             check_labels=see_labels,
             see=see_correct,
             advance=job.advance,
