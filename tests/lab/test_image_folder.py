@@ -52,7 +52,9 @@ def test_order_and_labels(root):
 def test_links_are_followed(root, tmp_path_factory):
     linked = tmp_path_factory.mktemp("linked")
     (linked / "dog").symlink_to(root[0] / "cat", target_is_directory=True)
-    assert len(ImageFolder(linked)) == 3
+    (linked / "all").mkdir()
+    (linked / "all" / "ants").symlink_to(root[0] / "ant", target_is_directory=True)
+    assert ImageFolder(linked).labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 class TestPixels:
