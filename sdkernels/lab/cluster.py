@@ -146,11 +146,13 @@ def _start_here(ray: Any, count: int | None, cpus: int, gpus: float) -> int:
 def _heard_here_alone() -> Iterator[None]:
     """While Ray is started within: it listens on the loopback address, and reports its use to nobody.
 
+    Nor do its workers give way to all other processes, as they would by default.
+
     Ray puts the machine's outer address in the place of the loopback one where it takes several machines for possible,
     which it says by a constant and, to the processes that it starts, by a variable.
     """
     constants: Any = importlib.import_module("ray._private.ray_constants")
-    wanted = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    wanted = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     before = {name: os.environ.get(name) for name in wanted}
     possible = constants.ENABLE_RAY_CLUSTER
     os.environ.update(wanted)
