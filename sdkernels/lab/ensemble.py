@@ -121,7 +121,7 @@ class EnsembleTrainer:
 
     @property
     def active(self) -> tuple[int, ...]:
-        """The networks that are still in training."""
+        """The networks that have not left: neither memorised nor diverged."""
         return tuple(sorted(self._networks))
 
     def run_epoch(self) -> EnsembleMetrics:

@@ -8,6 +8,7 @@ more than the arithmetic on them.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +30,13 @@ class StackedMLP:
         gradients: ``[M, P]``, what :meth:`step` found.
 
     Raises:
-        ValueError: no network, one that is no such perceptron or there twice, or networks of two architectures, dtypes
-            or devices.
+        ValueError: no network, one that is no such perceptron, networks of two architectures, dtypes or devices, or
+            two that share parameters.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         if not models:
             raise ValueError("an ensemble needs at least one network")
-        first_place: dict[int, int] = {}
-        for index, model in enumerate(models):
-            if (other := first_place.setdefault(id(model), index)) != index:
-                raise ValueError(f"networks {other} and {index} are the same module; give each a module of its own")
         self._widths = widths(models[0])
         like = next(models[0].parameters())
         for index, model in enumerate(models):
@@ -49,6 +46,7 @@ class StackedMLP:
                     f"network {index} is {described(model)}, network 0 is {described(models[0])}: train networks of "
                     "one architecture, dtype and device together"
                 )
+        _check_apart(models)
         self._places: list[tuple[int, torch.Size]] = []
         numbers = _ALIGNED // like.element_size()
         end = 0
@@ -169,7 +167,8 @@ def widths(model: nn.Module) -> tuple[int, ...]:
     Raises:
         ValueError: another kind of network; says what it has.
     """
-    layers = list(model.children()) if isinstance(model, nn.Sequential) else []
+    plain = isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
+    layers: list[nn.Module] = list(model) if plain and isinstance(model, nn.Sequential) else []
     linear, between = layers[::2], layers[1::2]
     found = [layer for layer in linear if type(layer) is nn.Linear and layer.bias is not None]
     fits = all(a.out_features == b.in_features for a, b in pairwise(found))
@@ -178,7 +177,24 @@ def widths(model: nn.Module) -> tuple[int, ...]:
         raise ValueError(
             f"an ensemble takes nn.Sequential of Linear (with bias), ReLU, ..., Linear; not {described(model)}"
         )
+    if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
+        raise ValueError(f"{', '.join(frozen)} of a network is frozen (requires_grad=False); an ensemble trains all")
+    if any(own for module in model.modules() for own in (module._forward_hooks, module._forward_pre_hooks)):
+        raise ValueError("a network has forward hooks, which an ensemble would not run: remove them, or train it alone")
     return (found[0].in_features, *(layer.out_features for layer in found))
+
+
+def _check_apart(models: Sequence[nn.Module]) -> None:
+    owner: dict[int, int] = {}
+    for index, model in enumerate(models):
+        for layer in cast("nn.Sequential", model):
+            for parameter in layer.parameters(recurse=False):
+                if id(parameter) in owner:
+                    raise ValueError(
+                        f"networks {owner[id(parameter)]} and {index} share parameters, or layers within one do: give "
+                        "each layer its own"
+                    )
+                owner[id(parameter)] = index
 
 
 def described(model: nn.Module) -> str:

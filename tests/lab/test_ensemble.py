@@ -304,6 +304,38 @@ def test_gradients_are_those_of_autograd():
             assert torch.equal(guesses[m], logits.argmax(1))
 
 
+class Doubled(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def tied() -> nn.Module:
+    """One module in two places."""
+    model = networks(1, hidden=(64,))[0]
+    return nn.Sequential(model.fc1, model.relu1, model.fc1, model.relu1, model.out)
+
+
+def frozen() -> nn.Module:
+    model = networks(1)[0]
+    model.fc1.bias.requires_grad_(False)
+    return model
+
+
+def hooked() -> nn.Module:
+    model = networks(1)[0]
+    model.relu1.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    return model
+
+
+def test_one_relu_in_many_places():
+    models, alone = networks(2), networks(2)
+    shared = [nn.Sequential(m.fc1, m.relu1, m.fc2, m.relu1, m.out) for m in models]
+    options = TrainingOptions(epochs=2)
+    train_ensemble(shared, inputs(), DIGITS.labels, options, seeds=[0, 1])
+    train_ensemble(alone, inputs(), DIGITS.labels, options, seeds=[0, 1])
+    assert all(torch.equal(a, b) for a, b in zip(parameters(models), parameters(alone), strict=True))
+
+
 REFUSED = {
     "no network": (lambda a: {"models": [], "seeds": []}, "at least one network"),
     "another kind": (lambda a: {"models": [convnet(width=1 / 64, seed=0)]}, "Linear .with bias., ReLU"),
@@ -320,7 +352,15 @@ REFUSED = {
         "network 1 is .*one arch",
     ),
     "two dtypes": (lambda a: {"models": [networks(1)[0], networks(1, torch.float32)[0]]}, "network 1 is .*float32"),
-    "one network twice": (lambda a: {"models": [a["models"][0]] * 2}, "networks 0 and 1 are the same module"),
+    "one network twice": (lambda a: {"models": [a["models"][0]] * 2}, "networks 0 and 1 share parameters"),
+    "a shared layer": (
+        lambda a: {"models": [a["models"][0], nn.Sequential(*a["models"][0])]},
+        "networks 0 and 1 share parameters",
+    ),
+    "a tied layer": (lambda a: {"models": [tied()]}, "networks 0 and 0 share parameters, or layers within one"),
+    "its own forward": (lambda a: {"models": [Doubled(*networks(1)[0])]}, "not Doubled"),
+    "frozen": (lambda a: {"models": [frozen()]}, "fc1.bias of a network is frozen"),
+    "hooks": (lambda a: {"models": [hooked()]}, "forward hooks, which an ensemble would not run"),
     "seeds": (lambda a: {"seeds": [0]}, "2 networks, 2 options and 1 seeds"),
     "options": (lambda a: {"options": [a["options"]]}, "2 networks, 1 options and 2 seeds"),
     "negative seed": (lambda a: {"seeds": [0, -1]}, "seed=-1"),
