@@ -14,8 +14,8 @@ _DataDir = Annotated[Path | None, typer.Option(envvar="SDKERNELS_DATA", help="Th
 @app.command("list")
 def list_(data_dir: _DataDir = None) -> None:
     """Say which data sets can be fetched, how large they are, whose they are, and what is in DIR of them."""
-    from sdkernels.lab.fetch import presence
-    from sdkernels.lab.publishers import DATA_SETS
+    from sdkernels.lab.fetching.data_sets import presence
+    from sdkernels.lab.fetching.publishers import DATA_SETS
 
     for data_set in DATA_SETS.values():
         size = f"{data_set.size / 1e6:,.0f} MB" if data_set.size else "size unknown"
@@ -44,9 +44,9 @@ def fetch(
     """Fetch data sets into DIR/NAME; verify what is there; run again after a stop, it continues."""
     from tqdm import tqdm
 
-    from sdkernels.lab.fetch import Patience
-    from sdkernels.lab.fetch import fetch as fetch_data_set
-    from sdkernels.lab.publishers import DATA_SETS
+    from sdkernels.lab.fetching.data_sets import Patience
+    from sdkernels.lab.fetching.data_sets import fetch as fetch_data_set
+    from sdkernels.lab.fetching.publishers import DATA_SETS
 
     def say(text: str) -> None:
         tqdm.write(text, file=sys.stderr)  # clears the bar for the line

@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from sdkernels.lab.archives import extract
-from sdkernels.lab.partial import FetchError
+from sdkernels.lab.fetching.archives import extract
+from sdkernels.lab.fetching.partial import FetchError
 
 TEXT = b"one two three\n" * 1000
 WANTED = "set/train.txt"

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from sdkernels.lab.download import NoAddressError, Patience, download
-from sdkernels.lab.partial import FetchError, Partial
+from sdkernels.lab.fetching.download import NoAddressError, Patience, download
+from sdkernels.lab.fetching.partial import FetchError, Partial
 from tests.lab import faulty_server as faults
 from tests.lab.faulty_server import always, etag, faulty_server
 
@@ -261,7 +261,7 @@ def test_pauses_double_and_the_server_s_wish_counts(server, get, monkeypatch):
         faults.status(503, Retry_After=k) for k in ("7", "900", "x")
     ]
     slept = []
-    monkeypatch.setattr("sdkernels.lab.download.time.sleep", slept.append)
+    monkeypatch.setattr("sdkernels.lab.fetching.download.time.sleep", slept.append)
     get(patience=Patience(tries=9, pause=1.0))
     assert slept == [1.0, 2.0, 4.0, 8.0, 30.0, 30.0]
 

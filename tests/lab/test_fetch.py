@@ -19,10 +19,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sdkernels import cli
-from sdkernels.lab import fetch as fetch_module
-from sdkernels.lab.fetch import FetchError, Patience, fetch, presence
-from sdkernels.lab.folder_lock import alone_in
-from sdkernels.lab.publishers import DATA_SETS, DataFile, DataSet, Download
+from sdkernels.lab.fetching import data_sets as fetch_module
+from sdkernels.lab.fetching.data_sets import FetchError, Patience, fetch, presence
+from sdkernels.lab.fetching.folder_lock import alone_in
+from sdkernels.lab.fetching.publishers import DATA_SETS, DataFile, DataSet, Download
 from tests.lab import faulty_server as faults
 from tests.lab.faulty_server import faulty_server
 
@@ -253,7 +253,7 @@ def test_a_read_only_folder(server, plain, tmp_path, monkeypatch):
     def refuses(path, *_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("sdkernels.lab.folder_lock.os.open", refuses)
+    monkeypatch.setattr("sdkernels.lab.fetching.folder_lock.os.open", refuses)
     with pytest.raises(FetchError, match=r"cannot write .*plain/\.fetching: Permission denied"):
         fetch(plain, tmp_path, patience=QUICK)
     assert not server.requests
@@ -374,7 +374,7 @@ import sys, types
 package = types.ModuleType("sdkernels")
 package.__path__ = [{str(Path(cli.__file__).parent)!r}]
 sys.modules["sdkernels"] = package  # without its __init__, which takes two seconds to import torch
-from sdkernels.lab.publishers import DATA_SETS, DataFile, DataSet, Download
+from sdkernels.lab.fetching.publishers import DATA_SETS, DataFile, DataSet, Download
 address, checksum, folder = sys.argv[1:]
 file = DataFile("big.gz", 300_000, (checksum,))
 way = (Download("big.gz", (address + "/big.gz",), 300_000, (checksum,)),)

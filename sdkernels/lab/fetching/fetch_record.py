@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sdkernels.lab.checksums import digest
+from sdkernels.lab.fetching.checksums import digest
 
 NAME = ".fetched.json"
 _FORMAT = "sdkernels.fetched/1"

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from sdkernels.lab.archives import extract
-from sdkernels.lab.checksums import mismatch
-from sdkernels.lab.download import NoAddressError, Patience, download
-from sdkernels.lab.fetch_record import FetchRecord
-from sdkernels.lab.folder_lock import alone_in
-from sdkernels.lab.partial import FetchError, Partial, local_write
-from sdkernels.lab.publishers import DATA_SETS, DataFile, DataSet, Download
+from sdkernels.lab.fetching.archives import extract
+from sdkernels.lab.fetching.checksums import mismatch
+from sdkernels.lab.fetching.download import NoAddressError, Patience, download
+from sdkernels.lab.fetching.fetch_record import FetchRecord
+from sdkernels.lab.fetching.folder_lock import alone_in
+from sdkernels.lab.fetching.partial import FetchError, Partial, local_write
+from sdkernels.lab.fetching.publishers import DATA_SETS, DataFile, DataSet, Download
 
 __all__ = ["FetchError", "Fetched", "Patience", "fetch", "presence"]
 

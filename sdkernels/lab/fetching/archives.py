@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from sdkernels.lab.partial import FetchError, local_write, place
+from sdkernels.lab.fetching.partial import FetchError, local_write, place
 
 _CHUNK = 1 << 20
 _LONGEST_HEADER = 1 << 20  # tarfile reads a header whole; nobody's file name has a megabyte

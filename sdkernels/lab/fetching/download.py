@@ -13,8 +13,8 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
-from sdkernels.lab.checksums import mismatch
-from sdkernels.lab.partial import FetchError, Partial
+from sdkernels.lab.fetching.checksums import mismatch
+from sdkernels.lab.fetching.partial import FetchError, Partial
 
 _CHUNK = 1 << 16
 _UNKNOWN_SIZE_LIMIT = 1 << 31  # a file of unknown size that has no end is given up at 2 GiB
