@@ -139,6 +139,8 @@ def test_bfloat16_is_of_the_forward_pass_in_training():
     _, whole = plain_run(options, torch.optim.Adam)
     assert losses == pytest.approx([loss for loss, _ in whole], rel=1e-2)
     assert losses != [loss for loss, _ in whole]
+    (one,) = finish(Trainer(linear(), DATA, replace(options, epochs=None, steps=1), seed=3)).history
+    assert float(torch.tensor(one.loss).bfloat16()) != one.loss, "the loss itself is taken in float32"
 
 
 def test_a_loss_that_is_no_number_says_where_and_leaves_the_checkpoint(tmp_path):
