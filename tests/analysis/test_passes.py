@@ -1,12 +1,12 @@
 """Passes over the data that were stopped go on, bit for bit, and only where nothing has changed."""
 
+import contextlib
 import math
 import multiprocessing
 import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -80,7 +80,7 @@ def same(one: object, other: object) -> bool:
     return one == other
 
 
-@contextmanager
+@contextlib.contextmanager
 def counted() -> Iterator[list[int]]:
     """How many examples each forward pass was of; not by hooks, which are part of the model."""
     seen: list[int] = []
@@ -109,7 +109,7 @@ def store(tmp_path: Path) -> Path:
 def _is_kept_after_every_batch(monkeypatch, request):
     monkeypatch.setattr(passes, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(passes, "SHARE", math.inf)
-    monkeypatch.setattr("sdkernels.analysis.gathered.BLOCK", 8)
+    monkeypatch.setattr("sdkernels.analysis.gathered.BLOCK", 6)  # of which no batch is a multiple
     if "sketch" in request.node.name:
         monkeypatch.setattr("sdkernels.analysis.unit_statistics._blocks", lambda *_: 3)
 
@@ -226,6 +226,43 @@ def test_other_examples_are_not_mixed_with_those_before(name, store):
         every = len(data[1]) - (last if last <= 8 else 0)
         if name != "sketch":
             assert batches_in(seen) == every - (0 if is_other else 48)
+
+
+def test_what_has_started_over_goes_on(store):
+    call, (inputs, labels) = partial(CALLS["statistics"], network()), examples()
+    changed = inputs.clone()
+    changed[40] += 1
+    for data, stop in [(inputs, 3), (changed, 5)]:
+        with pytest.raises(StoppedError):
+            call(data=Reads(data, labels, stop=stop), store=store)
+    with counted() as seen:
+        found = call(data=Reads(changed, labels), store=store)
+    assert batches_in(seen) == SIZE
+    assert same(found, call(data=Reads(changed, labels)))
+
+
+@pytest.mark.parametrize("is_other", [True, False])
+@pytest.mark.parametrize("stop", [2, 6, None])
+def test_calls_at_the_same_time_are_not_mixed(is_other, stop, store):
+    call, other = (partial(CALLS["statistics"], network()) for _ in range(2))
+    inputs, labels = examples()
+    changed = inputs.clone()
+    changed[20] += is_other
+    reading = iter(range(100))
+
+    class Interrupted(Reads):
+        def __iter__(self):
+            is_the_pass = next(reading) == 1
+            for index, batch in enumerate(super().__iter__()):
+                if is_the_pass and index == 4:
+                    with contextlib.suppress(StoppedError):
+                        other(data=Reads(changed, labels, size=10, stop=stop), store=store)
+                yield batch
+
+    plain = call(data=Reads(inputs, labels))
+    with pytest.raises(StoppedError):
+        call(data=Interrupted(inputs, labels, stop=5), store=store)
+    assert same(call(data=Reads(inputs, labels), store=store), plain)
 
 
 def test_a_finished_state_takes_no_more_examples(store):
