@@ -268,9 +268,10 @@ class Ledger:
 
     def _open(self, is_written: bool) -> None:
         with self._clear_errors():
-            (application,) = self._sqlite.execute("PRAGMA application_id").fetchone()
+            # In this order, as another process may be making them, both at once.
             (tables,) = self._sqlite.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if application == 0 and tables == 0:
+            (application,) = self._sqlite.execute("PRAGMA application_id").fetchone()
+            if tables == 0 and application in (0, _APPLICATION):
                 self._create()
             elif application != _APPLICATION:
                 raise LedgerError(f"{self.path} is another program's SQLite file; give store= a path of its own")
