@@ -96,6 +96,24 @@ def test_kept_epochs_are_plain_state_dicts(tmp_path):
         if not trainer.finished:
             trainer.run_epoch()
     assert record["history"][-1]["loss"] == trainer.history[-1].loss
+    assert len(disk.read(tmp_path / disk.LATEST)[1]["history"]) == 4, "the end is saved, whatever every= is"
+
+
+def test_half_a_file_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
+    trainer = STEADY.trainer()
+    disk.write(tmp_path / disk.LATEST, *trainer.state())
+    trainer.run_epoch()
+    save = disk.save_file
+
+    def break_off(tensors, path, metadata):
+        save(tensors, path, metadata)
+        Path(path).write_bytes(Path(path).read_bytes()[:99])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(disk, "save_file", break_off)
+    with pytest.raises(OSError, match="no space"):
+        disk.write(tmp_path / disk.LATEST, *trainer.state())
+    assert disk.read(tmp_path / disk.LATEST)[1]["step"] == 0
 
 
 @pytest.mark.parametrize("name", ["epoch-000002.safetensors", "latest.safetensors", ""])
