@@ -38,20 +38,30 @@ def sweep(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train and measure every network of SPEC; run again after a stop, it goes on where it was."""
-    from sdkernels.lab.sweep import read_sweep, run_sweep
+    from sdkernels.lab.sweep import NetworksFailedError, read_sweep, run_sweep
     from sdkernels.lab.sweep.table import networks_table, write_tables
 
+    failure = None
     try:
         chosen = read_sweep(spec)
         ledger = store if store is not None else spec.with_suffix(".sdk")
+        folder = out if out is not None else Path("runs") / chosen.name
+        folder.mkdir(parents=True, exist_ok=True)  # rather than find after hours that it cannot be
         with _workers(ray, workers, cpus, gpus) as shared:
-            done = run_sweep(chosen, ledger, data_dir=data_dir, workers=shared, device=device, show_progress=True)
-        written = write_tables(done, out if out is not None else Path("runs") / chosen.name)
+            try:
+                done = run_sweep(chosen, ledger, data_dir=data_dir, workers=shared, device=device, show_progress=True)
+            except NetworksFailedError as error:
+                failure, done = error, error.networks
+        written = write_tables(done, folder)
+        table = networks_table(done).to_string()
     except KeyboardInterrupt:
         typer.echo("\nstopped; what is finished is kept: run the same command again to go on", err=True)
         raise typer.Exit(130) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"sdkernels sweep {spec}: {error}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(f"\n{networks_table(done).to_string()}\n")
+    typer.echo(f"\n{table}\n")
     typer.echo("\n".join(f"wrote {path}" for path in written))
+    if failure is not None:
+        typer.echo(f"sdkernels sweep {spec}: {failure}", err=True)
+        raise typer.Exit(1)

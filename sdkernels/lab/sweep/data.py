@@ -7,7 +7,7 @@ from pathlib import Path
 from sdkernels.lab.corruption import corrupt_labels
 from sdkernels.lab.datasets import LabelledData, load
 from sdkernels.lab.seeds import seed_for
-from sdkernels.lab.sweep.spec import NetworkSettings
+from sdkernels.lab.sweep.settings import NetworkSettings
 
 
 def true_data(settings: NetworkSettings, data_dir: Path | None) -> LabelledData:
@@ -25,6 +25,18 @@ def training_data(settings: NetworkSettings, data_dir: Path | None) -> LabelledD
 def test_data(settings: NetworkSettings, data_dir: Path | None) -> LabelledData | None:
     """The test split, scaled as the training examples are; None where all examples are trained on."""
     return None if settings.split == "all" else _prepared(settings, data_dir, "test")
+
+
+def measured_data(settings: NetworkSettings, on: str, examples: int | None, data_dir: Path | None) -> LabelledData:
+    """What a trained network is measured on: examples as it was trained on them, or of the test split.
+
+    Raises:
+        ValueError: all examples are trained on, or there are fewer.
+    """
+    chosen = training_data(settings, data_dir) if on == "train" else test_data(settings, data_dir)
+    if chosen is None:
+        raise ValueError("on='test': the network is trained on all examples, split='all', and none are left")
+    return chosen if examples is None else chosen.first(examples)
 
 
 def _prepared(settings: NetworkSettings, data_dir: Path | None, split: str) -> LabelledData:

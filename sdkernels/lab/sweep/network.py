@@ -4,6 +4,7 @@ This is what a worker does, here or on another machine. It is told what is finis
 asked keeps the messages.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,13 +18,15 @@ from torch import nn
 
 import sdkernels as sd
 from sdkernels.analysis.scored import Scored
+from sdkernels.engine.checks import warn
 from sdkernels.lab.ensemble import EnsembleTrainer
 from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.models import layer_names
 from sdkernels.lab.seeds import seed_for
-from sdkernels.lab.sweep.data import test_data, training_data
-from sdkernels.lab.sweep.spec import Condition, NetworkSettings
-from sdkernels.lab.training import Trainer, Training, evaluate
+from sdkernels.lab.sweep.condition import Condition
+from sdkernels.lab.sweep.data import measured_data, test_data, training_data
+from sdkernels.lab.sweep.settings import NetworkSettings
+from sdkernels.lab.training import DivergedError, Trainer, Training, evaluate
 
 RESULTS: dict[str, type[Scored]] = {
     "cumulative_ablation": sd.AblationCurve,
@@ -36,10 +39,11 @@ class Message(NamedTuple):
     """Something that is finished: bytes, and a record in JSON's types."""
 
     place: int  # of the network, in the sweep
-    what: Literal["state", "network", "condition"]
+    what: Literal["state", "network", "condition", "failure"]
     name: str  # the condition's; else ""
     record: dict[str, Any]
     content: bytes
+    done: float = 1.0  # of the training, at most
 
 
 @dataclass(frozen=True)
@@ -86,45 +90,58 @@ class _Pause(Exception):  # noqa: N818 - no error: a training run is left after 
 
 
 def work_on(work: Work) -> Iterator[Message]:
-    """Train the networks and measure them, as far as that is not done."""
+    """Train the networks and measure them, as far as that is not done.
+
+    A network whose training diverges gives a message, and the others of the work go on.
+
+    Raises:
+        ValueError: a measure cannot be taken; names it.
+    """
     device = work.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     data = [training_data(member.settings, work.data_dir) for member in work.members]
     models = [member.settings.build(own).to(device) for member, own in zip(work.members, data, strict=True)]
+    failed = set()
     if any(member.network is None for member in work.members):
         train = _train_alone if len(models) == 1 else _train_together
-        yield from train(work, models, data)
-    else:
-        for member, model in zip(work.members, models, strict=True):
-            model.load_state_dict(load(member.network or b""))
-    for member, model, own in zip(work.members, models, data, strict=True):
+        for message in train(work, models, data):
+            if message.what == "failure":
+                failed.add(message.place)
+            yield message
+    for member, model in zip(work.members, models, strict=True):
+        if member.place in failed:
+            continue
+        if member.network is not None:  # as it is kept, if it was trained again beside others
+            model.load_state_dict(load(member.network))
         model.eval()
         for condition in member.conditions:
-            yield _measure(work, member, condition, model, own)
+            yield _measure(work, member, condition, model)
 
 
 def _train_alone(work: Work, models: list[nn.Module], data: list[LabelledData]) -> Iterator[Message]:
     ((member,), (model,), (own,)) = work.members, models, data
     settings = member.settings
     trainer = Trainer(model, own, settings.training, seed=seed_for("shuffling", settings.seed))
-    if work.state is not None:
-        trainer.restore(load(work.state), work.record)
+    _take_up(trainer, work)
     last = time.monotonic()
 
     def pause() -> None:
         if time.monotonic() - last >= work.checkpoint_seconds and not trainer.finished:
             raise _Pause
 
-    while not trainer.finished:
-        try:
-            trainer.run_epoch(pause)
-        except _Pause:
-            tensors, record = trainer.state()
-            yield Message(member.place, "state", "", record, save(tensors))
-            last = time.monotonic()
-    history = [metrics.record() for metrics in trainer.history]
-    yield _trained(work, member, model, own, trainer.result(), history)
+    try:
+        while not trainer.finished:
+            try:
+                trainer.run_epoch(pause)
+            except _Pause:
+                yield _state(work, trainer)
+                last = time.monotonic()
+        training = trainer.result()
+    except DivergedError as error:
+        yield Message(member.place, "failure", "", {"error": str(error)}, b"")
+        return
+    yield _trained(work, member, model, own, training, [metrics.record() for metrics in trainer.history])
 
 
 def _train_together(work: Work, models: list[nn.Module], data: list[LabelledData]) -> Iterator[Message]:
@@ -134,17 +151,25 @@ def _train_together(work: Work, models: list[nn.Module], data: list[LabelledData
         torch.stack([own.labels for own in data]),
         [member.settings.training for member in work.members],
         seeds=[seed_for("shuffling", member.settings.seed) for member in work.members],
+        drop_diverged=True,
     )
-    if work.state is not None:
-        trainer.restore(load(work.state), work.record)
+    _take_up(trainer, work)
     last = time.monotonic()
     while not trainer.finished:
         trainer.run_epoch()
         if time.monotonic() - last >= work.checkpoint_seconds and not trainer.finished:
-            tensors, record = trainer.state()
-            yield Message(work.members[0].place, "state", "", record, save(tensors))
+            yield _state(work, trainer)
             last = time.monotonic()
     for place, (member, training) in enumerate(zip(work.members, trainer.result(), strict=True)):
+        if member.network is not None:
+            continue
+        if not math.isfinite(training.loss):
+            error = (
+                f"its loss or weights are not finite after epoch {training.epochs}: training has diverged. Lower "
+                "learning_rate, or give clip_norm or warmup"
+            )
+            yield Message(member.place, "failure", "", {"error": error}, b"")
+            continue
         history = [
             {
                 "epoch": metrics.epoch,
@@ -158,6 +183,22 @@ def _train_together(work: Work, models: list[nn.Module], data: list[LabelledData
             if place in metrics.networks
         ]
         yield _trained(work, member, models[place], data[place], training, history)
+
+
+def _take_up(trainer: Trainer | EnsembleTrainer, work: Work) -> None:
+    """Go on from the last state, unless it was made on another kind of device, or by other code."""
+    if work.state is None:
+        return
+    try:
+        trainer.restore(load(work.state), work.record)
+    except ValueError as error:  # it is refused before anything is changed
+        warn(f"the training of network {work.members[0].place} begins anew: {error}")
+
+
+def _state(work: Work, trainer: Trainer | EnsembleTrainer) -> Message:
+    tensors, record = trainer.state()
+    done = trainer.step / trainer.total_steps
+    return Message(work.members[0].place, "state", "", record, save(tensors), done)
 
 
 def _trained(
@@ -176,7 +217,7 @@ def _trained(
         "memorised": training.memorised,
         "history": history,
         "seconds": sum(epoch["seconds"] for epoch in history),
-        "labels_sha256": data.sha256,
+        "data_sha256": data.sha256,
         "together": len(work.members),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
@@ -189,17 +230,16 @@ def _trained(
     return Message(member.place, "network", "", record, save(tensors))
 
 
-def _measure(work: Work, member: Member, condition: Condition, model: nn.Module, data: LabelledData) -> Message:
-    chosen: LabelledData | None = data
-    if condition.on == "test":
-        chosen = test_data(member.settings, work.data_dir)
-    if chosen is None:
-        raise ValueError(f"measure {condition.name!r} is on test examples, but the network is trained on all of them")
-    if condition.examples is not None:
-        chosen = chosen.first(condition.examples)
+def _measure(work: Work, member: Member, condition: Condition, model: nn.Module) -> Message:
+    chosen = measured_data(member.settings, condition.on, condition.examples, work.data_dir)
     function = getattr(sd, condition.function)
     layers = layer_names(model, condition.layers)
-    result: Scored = function(model, layers, (chosen.inputs, chosen.labels), store=work.store, **condition.arguments)
+    try:
+        result: Scored = function(
+            model, layers, (chosen.inputs, chosen.labels), store=work.store, **condition.arguments
+        )
+    except (TypeError, ValueError) as error:  # of an argument's value, as the function alone knows what it takes
+        raise ValueError(f"measure {condition.name!r} of network {member.place}: {error}") from error
     return Message(member.place, "condition", condition.name, summary(result), to_bytes(result))
 
 

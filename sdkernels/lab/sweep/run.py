@@ -1,30 +1,29 @@
 """Runs a sweep: what is in the ledger is finished; the rest is done here or by workers, and kept as it comes."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load
 from torch import nn
-from tqdm.auto import tqdm
 
 from sdkernels.analysis.scored import Scored
-from sdkernels.engine.digest import Digest
 from sdkernels.engine.keeping import Workers
 from sdkernels.engine.ledger import Item, Ledger
-from sdkernels.lab.sweep.data import test_data, true_data
-from sdkernels.lab.sweep.network import Member, Message, Work, from_bytes, work_on
-from sdkernels.lab.sweep.spec import Condition, NetworkSettings, Sweep
-
-NETWORK, STATE, CONDITION = "network", "training state", "condition"
+from sdkernels.lab.sweep.condition import Condition
+from sdkernels.lab.sweep.data import true_data
+from sdkernels.lab.sweep.driver import CONDITION, NETWORK, Driver
+from sdkernels.lab.sweep.network import Message, Work, from_bytes, work_on
+from sdkernels.lab.sweep.progress import Progress
+from sdkernels.lab.sweep.spec import Sweep
 
 
 class Here:
     """This process as the only worker."""
 
     count = 1
+    sharing = 1
 
     def run(
         self, start: Callable[[], Callable[[Any], Iterator[Any]]], tasks: Iterable[tuple[Hashable, Callable[[], Any]]]
@@ -45,12 +44,14 @@ class Networks:
         store: the ledger.
         keys: of the networks, in the sweep's order.
         data_dir: where data files are.
+        failed: why the training of some networks ended without a result, by their places; those have nothing else.
     """
 
     sweep: Sweep
     store: Path
     keys: tuple[str, ...]
     data_dir: Path | None
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -68,21 +69,43 @@ class Networks:
 
     def result(self, index: int, condition: str) -> Scored:
         """What a network's measurement gave."""
-        (chosen,) = (c for c in self.sweep.conditions if c.name == condition)
+        chosen = self._condition(condition)
         return from_bytes(chosen.function, self._item(CONDITION, chosen.key(self.keys[index])).content)
 
     def summary(self, index: int, condition: str) -> dict[str, float]:
         """A few numbers of it."""
-        (chosen,) = (c for c in self.sweep.conditions if c.name == condition)
+        chosen = self._condition(condition)
         found: dict[str, float] = self._item(CONDITION, chosen.key(self.keys[index])).description["summary"]
         return found
+
+    def _condition(self, name: str) -> Condition:
+        for condition in self.sweep.conditions:
+            if condition.name == name:
+                return condition
+        raise ValueError(f"there is no measure {name!r}; there are {[c.name for c in self.sweep.conditions]}")
 
     def _item(self, kind: str, key: str) -> Item:
         with Ledger(self.store, must_exist=True) as ledger:
             item = ledger.item(kind, key)
         if item is None:
-            raise KeyError(f"{self.store}: {kind} {key[:12]} is not there; run the sweep again")
+            place = self.keys.index(key) if key in self.keys else -1
+            why = self.failed.get(place, "run the sweep again")
+            raise LookupError(f"{self.store}: {kind} {key[:12]} is not there: {why}")
         return item
+
+
+class NetworksFailedError(RuntimeError):
+    """The training of some networks has diverged; all else that could be done is done and kept.
+
+    Attributes:
+        networks: what there is.
+    """
+
+    def __init__(self, networks: Networks) -> None:
+        failed = [f"network {i} ({networks.sweep.label(i)}): {why}" for i, why in sorted(networks.failed.items())]
+        rest = len(networks) - len(failed)
+        super().__init__("; ".join(failed) + f". The other {rest} of {len(networks)} networks are finished and kept")
+        self.networks = networks
 
 
 def run_sweep(
@@ -97,7 +120,8 @@ def run_sweep(
     """Train every network and measure it under every condition, unless the ledger has it.
 
     A network that is finished is never trained again, whichever sweep asks for it. A sweep that was killed, at any
-    moment, goes on from the last training state or finished tile, and ends with the same numbers.
+    moment, goes on from the last training state or finished tile, and ends with the same numbers. What a sweep asks for
+    and cannot be (options, layers, measures, examples) shows before anything is trained.
 
     Args:
         sweep: what to run.
@@ -108,7 +132,8 @@ def run_sweep(
         show_progress: a bar over networks and conditions, with the time left.
 
     Raises:
-        ValueError: data, options or layers that there are not.
+        ValueError: data, options or layers that there are not; names the network and the measure.
+        NetworksFailedError: the training of some networks has diverged, and the others are done.
         LedgerError: a ledger that cannot be read or written.
 
     Example:
@@ -124,25 +149,18 @@ def run_sweep(
         (2, torch.Size([2, 5]))
     """
     path, folder = Path(store), None if data_dir is None else Path(data_dir)
-    everyone = Here() if workers is None else workers
+    everyone: Workers = Here() if workers is None else workers
     with Ledger(path) as ledger:
-        keys = _keys(sweep, folder)
-        here = path.resolve() if workers is None else None
-        driver = _Driver(ledger, sweep, keys, folder, here, device)
-        with tqdm(
-            total=driver.pieces,
-            initial=driver.finished(),
-            desc=sweep.name,
-            unit="piece",
-            disable=not show_progress,
-        ) as bar:
-            for name, message in everyone.run(_Start(), driver.missing()):
-                driver.keep(int(str(name)), message)
-                if message.what != "state":
-                    bar.update()
-                if message.record.get("history"):
-                    bar.set_postfix(network=message.place, epoch=len(message.record["history"]), refresh=False)
-    return Networks(sweep, path, keys, folder)
+        driver = Driver(ledger, sweep, folder, path.resolve() if workers is None else None, device)
+        with Progress(sweep, driver.pieces, driver.finished(), show_progress) as progress:
+            while any(True for _ in driver.missing()):  # again, where another process has trained a network meanwhile
+                for name, message in everyone.run(_Start(), driver.missing()):
+                    driver.keep(int(str(name)), message)
+                    progress.see(int(str(name)), message)
+    done = Networks(sweep, path, driver.keys, folder, driver.failed)
+    if done.failed:
+        raise NetworksFailedError(done)
+    return done
 
 
 class _Start:
@@ -150,98 +168,3 @@ class _Start:
 
     def __call__(self) -> Callable[[Work], Iterator[Message]]:
         return work_on
-
-
-def _keys(sweep: Sweep, data_dir: Path | None) -> tuple[str, ...]:
-    """Of each network, a digest of all that its weights and accuracies depend on."""
-    found: list[str] = []
-    for group in sweep.groups:
-        alone = [_key(sweep.networks[index], data_dir) for index in group]
-        found += alone if len(group) == 1 else [Digest(key, alone).hex for key in alone]
-    return tuple(found)
-
-
-def _key(settings: NetworkSettings, data_dir: Path | None) -> str:
-    data, held_out = true_data(settings, data_dir), test_data(settings, data_dir)
-    return settings.key(settings.build(data), data.sha256, "" if held_out is None else held_out.sha256)
-
-
-class _Driver:
-    """Knows what is finished, and keeps what comes; ``store`` is None where others may not write it."""
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        sweep: Sweep,
-        keys: tuple[str, ...],
-        data_dir: Path | None,
-        store: Path | None,
-        device: str,
-    ) -> None:
-        self._ledger, self._sweep, self._keys = ledger, sweep, keys
-        self._data_dir, self._store, self._device = data_dir, store, device
-
-    @property
-    def pieces(self) -> int:
-        """Networks, and results."""
-        return len(self._keys) * (1 + len(self._sweep.conditions))
-
-    def finished(self) -> int:
-        """How many of them are in the ledger."""
-        return self.pieces - sum(len(self._open(key)) + (not self._is_trained(key)) for key in self._keys)
-
-    def missing(self) -> Iterator[tuple[int, Callable[[], Work]]]:
-        """The groups of networks of which something is not finished, when they are about to be begun."""
-        for number, group in enumerate(self._sweep.groups):
-            if any(not self._is_trained(self._keys[i]) or self._open(self._keys[i]) for i in group):
-                yield number, partial(self._work, number)
-
-    def keep(self, number: int, message: Message) -> None:
-        """Put a group's message into the ledger."""
-        key, settings = self._keys[message.place], self._sweep.networks[message.place]
-        if message.what == "state":
-            self._ledger.keep_item(STATE, self._state_key(number), message.record, message.content)
-        elif message.what == "network":
-            self._ledger.keep_item(NETWORK, key, message.record, message.content)
-            if all(self._is_trained(self._keys[i]) for i in self._sweep.groups[number]):
-                self._ledger.drop_item(STATE, self._state_key(number))
-        else:
-            (condition,) = (c for c in self._sweep.conditions if c.name == message.name)
-            about = {
-                "name": condition.name,
-                "function": condition.function,
-                "layers": list(condition.layers),
-                "on": condition.on,
-                "network": key,
-                "settings": settings.record(),
-                "summary": message.record,
-            }
-            self._ledger.keep_item(CONDITION, condition.key(key), about, message.content)
-
-    def _is_trained(self, key: str) -> bool:
-        return self._ledger.has_item(NETWORK, key)
-
-    def _open(self, key: str) -> tuple[Condition, ...]:
-        return tuple(c for c in self._sweep.conditions if not self._ledger.has_item(CONDITION, c.key(key)))
-
-    def _state_key(self, number: int) -> str:
-        keys = [self._keys[i] for i in self._sweep.groups[number]]
-        return keys[0] if len(keys) == 1 else Digest(keys).hex
-
-    def _work(self, number: int) -> Work:
-        members = []
-        for index in self._sweep.groups[number]:
-            key = self._keys[index]
-            network = self._ledger.item(NETWORK, key)
-            content = None if network is None else network.content
-            members.append(Member(index, self._sweep.networks[index], self._open(key), content))
-        state = self._ledger.item(STATE, self._state_key(number))
-        return Work(
-            tuple(members),
-            self._data_dir,
-            self._sweep.checkpoint_seconds,
-            None if state is None else state.content,
-            {} if state is None else state.description,
-            self._store,
-            self._device,
-        )

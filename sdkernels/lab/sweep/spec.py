@@ -1,18 +1,16 @@
 """What a sweep is: networks, by their settings, times the conditions under which each is measured."""
 
+import json
+import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from sdkernels.engine.digest import Digest
-from sdkernels.lab import models
-from sdkernels.lab.datasets import NAMES
-from sdkernels.lab.labelled import LabelledData
+from sdkernels.lab.sweep.condition import Condition, is_file_name
+from sdkernels.lab.sweep.settings import NetworkSettings, canonical, flat, is_whole
 from sdkernels.lab.training import TrainingOptions
 
 if sys.version_info >= (3, 11):
@@ -20,118 +18,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# Of the keys; goes up when the same settings would mean something else.
-FORMAT = 1
-
-_FUNCTIONS = ("cumulative_ablation", "unit_importance", "noise_robustness")
-
-
-@dataclass(frozen=True)
-class NetworkSettings:
-    """One network: everything that its weights depend on, but for the bytes of the data.
-
-    Attributes:
-        data: a data set's name; ``examples`` of its ``split``, the first so many, or all.
-        standardise: every channel to mean 0 and standard deviation 1, by the training examples' statistics.
-        corruption: the fraction of training labels that are permuted among themselves.
-        corruption_seed: of that; None: one made from ``seed``. Networks that memorise the same labels share it.
-        model: ``"mlp"``, ``"convnet"``, ``"resnet18"`` or ``"resnet50"``.
-        options: what the model's function of ``sdkernels.lab.models`` takes beside the data's shapes and the seed.
-        training: how.
-        seed: of initialisation and shuffling, each by a seed of its own made from it.
-
-    Raises:
-        ValueError: a name or value that there is not.
-
-    Example:
-        >>> from sdkernels.lab.datasets import load
-        >>> settings = NetworkSettings("digits", "mlp", {"hidden": [32, 32]}, TrainingOptions(epochs=1), corruption=0.5)
-        >>> settings.build(load("digits"))[0]
-        Linear(in_features=64, out_features=32, bias=True)
-    """
-
-    data: str
-    model: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    training: TrainingOptions = field(default_factory=lambda: TrainingOptions(epochs=1))
-    split: str = "train"
-    examples: int | None = None
-    standardise: bool = False
-    corruption: float = 0.0
-    corruption_seed: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, choices in (("data", NAMES), ("split", ("train", "all")), ("model", tuple(_BUILDERS))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        if not (isinstance(self.corruption, (int, float)) and 0 <= self.corruption <= 1):
-            raise ValueError(f"corruption={self.corruption!r} must be a number in 0..1")
-        for name in ("seed", "corruption_seed", "examples"):
-            value = getattr(self, name)
-            optional = name != "seed" and value is None
-            if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < (name == "examples")):
-                raise ValueError(f"{name}={value!r} must be a whole number, at least {int(name == 'examples')}")
-
-    def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {**asdict(self), "training": self.training.record(), "options": dict(self.options)}
-
-    def key(self, untrained: nn.Module, *data_sha256: str) -> str:
-        """A digest of everything that weights and accuracies depend on, the network as it was built among it."""
-        return Digest(FORMAT, self.record(), untrained, data_sha256).hex
-
-    def build(self, data: LabelledData) -> nn.Module:
-        """The network, not yet trained, for this data.
-
-        Raises:
-            ValueError: an option that the model does not have.
-        """
-        from sdkernels.lab.seeds import seed_for
-
-        try:
-            return _BUILDERS[self.model](data, seed_for("initialisation", self.seed), **self.options)
-        except TypeError as error:
-            raise ValueError(f"model {self.model!r} with options {dict(self.options)}: {error}") from error
-
-
-@dataclass(frozen=True)
-class Condition:
-    """How every network is measured: a function of the package and its arguments.
-
-    Attributes:
-        name: of the table's columns and of the condition's own table.
-        function: ``"cumulative_ablation"``, ``"unit_importance"`` or ``"noise_robustness"``.
-        layers: as people name them (``"hidden1"``, ``"conv9"``, ``"block3.2"``), or modules' names.
-        on: ``"train"``, with the labels that the network was trained on, or ``"test"``.
-        examples: the first so many of them, or all.
-        arguments: further keyword arguments of the function, as ``orders``, ``points``, ``scales``, ``seed``.
-    """
-
-    name: str
-    function: str
-    layers: Sequence[str]
-    on: str = "train"
-    examples: int | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.function not in _FUNCTIONS:
-            raise ValueError(
-                f"measure {self.name!r}: function={self.function!r}: choose one of {', '.join(_FUNCTIONS)}"
-            )
-        if self.on not in ("train", "test"):
-            raise ValueError(f"measure {self.name!r}: on={self.on!r}: choose 'train' or 'test'")
-        if isinstance(self.layers, str) or not self.layers:
-            raise ValueError(f"measure {self.name!r}: layers={self.layers!r} must be a list of names")
-        object.__setattr__(self, "layers", tuple(self.layers))
-        forbidden = {"store", "workers", "show_progress", "model", "data"} & {*self.arguments}
-        if forbidden:
-            raise ValueError(f"measure {self.name!r}: {', '.join(sorted(forbidden))} are the sweep's own")
-
-    def key(self, network: str) -> str:
-        """A digest of everything that the result on this network depends on."""
-        return Digest(FORMAT, network, self.function, self.layers, self.on, self.examples, dict(self.arguments)).hex
+_TABLES = ("network", "training", "grid")
+_AT_THE_TOP = ("name", "checkpoint_seconds", "together")
 
 
 @dataclass(frozen=True)
@@ -141,11 +29,15 @@ class Sweep:
     Attributes:
         networks: each is trained once.
         conditions: each is measured on every network.
-        name: for people.
+        name: for people; by default its tables' folder is called so.
         together: so many MLPs are trained side by side (:mod:`sdkernels.lab.ensemble`), several times sooner, with the
             same numbers but for rounding: those that follow one another and differ in seed, learning rate, weight
             decay and corruption alone. A network trained so is not taken for one that was trained by itself.
-        checkpoint_seconds: at least so far apart are the states from which a killed training goes on; 0: every step.
+        checkpoint_seconds: at least so far apart are the states from which a killed training goes on; 0: every step, or
+            every epoch of networks that are trained together.
+
+    Raises:
+        ValueError: two networks or measures that are the same, or a value that cannot be.
     """
 
     networks: tuple[NetworkSettings, ...]
@@ -157,11 +49,26 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.networks:
             raise ValueError("a sweep needs at least one network")
-        if isinstance(self.together, bool) or not isinstance(self.together, int) or self.together < 1:
+        if not isinstance(self.name, str) or not is_file_name(self.name):
+            raise ValueError(f"name={self.name!r} names a folder: it cannot be empty or have slashes in it")
+        if not is_whole(self.together, at_least=1):
             raise ValueError(f"together={self.together!r} must be a whole number of networks, at least 1")
-        names = [condition.name for condition in self.conditions]
+        seconds = self.checkpoint_seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+            raise ValueError(f"checkpoint_seconds={seconds!r} must be a number, at least 0")
+        names = [condition.name.lower() for condition in self.conditions]
         if len({*names}) < len(names):
-            raise ValueError(f"two measures have one name: {names}")
+            raise ValueError(f"two measures have one name: {', '.join(names)}")
+        places: dict[str, int] = {}
+        for place, network in enumerate(self.networks):
+            same = places.setdefault(json.dumps(canonical(network.record())), place)
+            if same != place:
+                raise ValueError(f"networks {same} and {place} are the same: {self.label(place)}")
+
+    def label(self, index: int) -> str:
+        """A network in words: what tells it from the others."""
+        settings = flat(self.networks[index])
+        return ", ".join(f"{name} {settings.get(name)}" for name in self.varying or ["data", "model", "seed"])
 
     @property
     def groups(self) -> list[list[int]]:
@@ -182,20 +89,13 @@ class Sweep:
         return [name for name in dict.fromkeys(key for r in records for key in r) if _differs(records, name)]
 
 
-def flat(network: NetworkSettings) -> dict[str, Any]:
-    """A network's settings without folders: options and training options stand beside the others."""
-    record = network.record()
-    return {**record.pop("options"), **record.pop("training"), **record}
-
-
 def read_sweep(path: str | Path) -> Sweep:
     """Read a sweep from a TOML file.
 
     ``[network]`` has the settings that all networks share (data, model, its options, seed, ...), ``[training]`` their
     :class:`~sdkernels.lab.training.TrainingOptions`, ``[grid]`` a list for each setting of either that varies: all
     combinations are trained, the last setting varying fastest. Each ``[[measure]]`` is a :class:`Condition`; what it
-    does not know goes to the function. ``name``, ``checkpoint_seconds`` and ``together``
-    stand at the top.
+    does not know goes to the function. ``name``, ``checkpoint_seconds`` and ``together`` stand at the top.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -212,27 +112,39 @@ def read_sweep(path: str | Path) -> Sweep:
 
 
 def parse_sweep(text: Mapping[str, Any], name: str) -> Sweep:
-    """A sweep from TOML's tables."""
-    unknown = {*text} - {"network", "training", "grid", "measure", "name", "checkpoint_seconds", "together"}
+    """A sweep from TOML's tables.
+
+    Raises:
+        ValueError: it says what there is not; names the entry.
+    """
+    entries = (*_TABLES, "measure", *_AT_THE_TOP)
+    unknown = sorted({*text} - {*entries})
     if unknown:
-        raise ValueError(f"there is no entry {', '.join(sorted(unknown))}; there are network, training, grid, measure")
-    grid = text.get("grid", {})
+        raise ValueError(f"there is no entry {', '.join(unknown)}; there are {', '.join(entries)}")
+    for entry in _TABLES:
+        if not isinstance(text.get(entry, {}), Mapping):
+            raise ValueError(f"{entry}={text[entry]!r} must be a table: write [{entry}], and below it its settings")
+    measures = text.get("measure", [])
+    if not isinstance(measures, list) or not all(isinstance(measure, Mapping) for measure in measures):
+        raise ValueError("measure must be a list of tables: write [[measure]], with two brackets, above each")
+    network, training, grid = (text.get(entry, {}) for entry in _TABLES)
     for setting, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise ValueError(f"grid: {setting}={values!r} must be a list of values")
+            raise ValueError(f"grid: {setting}={values!r} must be a list of values, at least one")
+        if setting in network or setting in training:
+            raise ValueError(f"{setting} stands in grid, and in network or training too; say it once")
     networks = []
+    of_training = {f.name for f in fields(TrainingOptions)}
     for combination in product(*grid.values()):
         chosen = dict(zip(grid, combination, strict=True))
-        training = {f.name for f in fields(TrainingOptions)}
         networks.append(
             _network(
-                {**text.get("network", {}), **{k: v for k, v in chosen.items() if k not in training}},
-                {**text.get("training", {}), **{k: v for k, v in chosen.items() if k in training}},
+                {**network, **{k: v for k, v in chosen.items() if k not in of_training}},
+                {**training, **{k: v for k, v in chosen.items() if k in of_training}},
             )
         )
-    seconds = text.get("checkpoint_seconds", 10.0)
-    conditions = tuple(_condition(measure) for measure in text.get("measure", []))
-    return Sweep(tuple(networks), conditions, text.get("name", name), float(seconds), text.get("together", 1))
+    conditions = tuple(_condition(measure) for measure in measures)
+    return Sweep(tuple(networks), conditions, **{"name": name} | {k: text[k] for k in _AT_THE_TOP if k in text})
 
 
 def _network(settings: Mapping[str, Any], training: Mapping[str, Any]) -> NetworkSettings:
@@ -241,6 +153,9 @@ def _network(settings: Mapping[str, Any], training: Mapping[str, Any]) -> Networ
         if needed not in settings:
             raise ValueError(f"network: there is no {needed}")
     options = {k: v for k, v in settings.items() if k not in own}
+    misplaced = sorted({*options} & {f.name for f in fields(TrainingOptions)})
+    if misplaced:
+        raise ValueError(f"network: {', '.join(misplaced)} stands in [training]")
     return NetworkSettings(
         **{k: v for k, v in settings.items() if k in own},
         options=options,
@@ -252,7 +167,7 @@ def _condition(measure: Mapping[str, Any]) -> Condition:
     own = {f.name for f in fields(Condition)} - {"arguments"}
     for needed in ("name", "function", "layers"):
         if needed not in measure:
-            raise ValueError(f"measure: there is no {needed} in {dict(measure)}")
+            raise ValueError(f"measure {measure.get('name', '')!r}: there is no {needed}")
     arguments = {k: v for k, v in measure.items() if k not in own}
     return Condition(**{k: v for k, v in measure.items() if k in own}, arguments=arguments)
 
@@ -265,28 +180,3 @@ def _go_together(one: NetworkSettings, other: NetworkSettings) -> bool:
 
 def _differs(records: list[dict[str, Any]], name: str) -> bool:
     return any(record.get(name) != records[0].get(name) for record in records)
-
-
-def _mlp(data: LabelledData, seed: int, *, hidden: list[int]) -> nn.Module:
-    return models.mlp(data.flattened().inputs.shape[1], hidden, data.classes, seed)
-
-
-def _convnet(data: LabelledData, seed: int, **options: Any) -> nn.Module:
-    channels, height, _ = data.shape
-    return models.convnet(classes=data.classes, in_channels=channels, image_size=height, seed=seed, **options)
-
-
-def _resnet18(data: LabelledData, seed: int, **options: Any) -> nn.Module:
-    return models.resnet18(classes=data.classes, in_channels=data.shape[0], seed=seed, **options)
-
-
-def _resnet50(data: LabelledData, seed: int, **options: Any) -> nn.Module:
-    return models.resnet50(classes=data.classes, in_channels=data.shape[0], seed=seed, **options)
-
-
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": _mlp,
-    "convnet": _convnet,
-    "resnet18": _resnet18,
-    "resnet50": _resnet50,
-}

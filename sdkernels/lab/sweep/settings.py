@@ -1,0 +1,152 @@
+"""A network of a sweep by its settings, and how it is built from them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+from sdkernels.engine.digest import Digest
+from sdkernels.lab import models
+from sdkernels.lab.datasets import NAMES
+from sdkernels.lab.labelled import LabelledData
+from sdkernels.lab.seeds import seed_for
+from sdkernels.lab.training import TrainingOptions
+
+# Of the keys; goes up when the same settings would mean something else.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """One network: everything that its weights depend on, but for the bytes of the data.
+
+    Attributes:
+        data: a data set's name; ``examples`` of its ``split``, the first so many, or all.
+        standardise: every channel to mean 0 and standard deviation 1, by the training examples' statistics.
+        corruption: the fraction of training labels that are permuted among themselves.
+        corruption_seed: of that; None: one made from ``seed``. Networks that memorise the same labels share it.
+        model: ``"mlp"``, ``"convnet"``, ``"resnet18"`` or ``"resnet50"``.
+        options: what the model's function of ``sdkernels.lab.models`` takes beside the data's shapes and the seed.
+        training: how.
+        seed: of initialisation and shuffling, each by a seed of its own made from it.
+
+    Raises:
+        ValueError: a name or value that there is not.
+
+    Example:
+        >>> from sdkernels.lab.datasets import load
+        >>> settings = NetworkSettings("digits", "mlp", {"hidden": [32, 32]}, TrainingOptions(epochs=1), corruption=0.5)
+        >>> settings.build(load("digits"))[0]
+        Linear(in_features=64, out_features=32, bias=True)
+    """
+
+    data: str
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainingOptions = field(default_factory=lambda: TrainingOptions(epochs=1))
+    split: str = "train"
+    examples: int | None = None
+    standardise: bool = False
+    corruption: float = 0.0
+    corruption_seed: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("data", NAMES), ("split", ("train", "all")), ("model", tuple(_BUILDERS))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        if not isinstance(self.standardise, bool):
+            raise ValueError(f"standardise={self.standardise!r} must be true or false")
+        if isinstance(self.corruption, bool) or not (
+            isinstance(self.corruption, (int, float)) and 0 <= self.corruption <= 1
+        ):
+            raise ValueError(f"corruption={self.corruption!r} must be a number in 0..1")
+        for name in ("seed", "corruption_seed", "examples"):
+            value = getattr(self, name)
+            optional = name != "seed" and value is None
+            if not optional and not is_whole(value, at_least=int(name == "examples")):
+                raise ValueError(f"{name}={value!r} must be a whole number, at least {int(name == 'examples')}")
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**asdict(self), "training": self.training.record(), "options": dict(self.options)}
+
+    def key(self, untrained: nn.Module, *data_sha256: str) -> str:
+        """A digest of everything that weights and accuracies depend on, the network as it was built among it."""
+        return Digest(FORMAT, canonical(self.record()), untrained, data_sha256).hex
+
+    def build(self, data: LabelledData) -> nn.Module:
+        """The network, not yet trained, for this data.
+
+        Raises:
+            ValueError: an option that the model does not have, or a value that cannot be.
+        """
+        needs, has = _options_of(self.model)
+        unknown, missing = sorted({*self.options} - has), sorted(needs - {*self.options})
+        if unknown:
+            raise ValueError(
+                f"model {self.model!r} has no option {', '.join(unknown)}; it has {', '.join(sorted(has))}"
+            )
+        if missing:
+            raise ValueError(f"model {self.model!r} needs the option {', '.join(missing)}")
+        try:
+            return _BUILDERS[self.model](data, seed_for("initialisation", self.seed), **self.options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"model {self.model!r} with options {dict(self.options)}: {error}") from error
+
+
+def flat(network: NetworkSettings) -> dict[str, Any]:
+    """A network's settings without folders: options and training options stand beside the others."""
+    record = network.record()
+    return {**record.pop("options"), **record.pop("training"), **record}
+
+
+def canonical(value: Any) -> Any:
+    """Settings, the same whatever their order, and whether a whole number was written as 1 or as 1.0."""
+    if isinstance(value, Mapping):
+        return {name: canonical(value[name]) for name in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [canonical(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def is_whole(value: object, *, at_least: int) -> bool:
+    """Whether it is an int, and not a bool, from here on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def _mlp(data: LabelledData, seed: int, *, hidden: list[int]) -> nn.Module:
+    if not isinstance(hidden, (list, tuple)) or not all(is_whole(units, at_least=1) for units in hidden):
+        raise ValueError(f"hidden={hidden!r} must be a list of whole numbers, at least 1")
+    return models.mlp(data.flattened().inputs.shape[1], hidden, data.classes, seed)
+
+
+def _convnet(data: LabelledData, seed: int, **options: Any) -> nn.Module:
+    channels, height, _ = data.shape
+    return models.convnet(classes=data.classes, in_channels=channels, image_size=height, seed=seed, **options)
+
+
+def _resnet18(data: LabelledData, seed: int, **options: Any) -> nn.Module:
+    return models.resnet18(classes=data.classes, in_channels=data.shape[0], seed=seed, **options)
+
+
+def _resnet50(data: LabelledData, seed: int, **options: Any) -> nn.Module:
+    return models.resnet50(classes=data.classes, in_channels=data.shape[0], seed=seed, **options)
+
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": _mlp,
+    "convnet": _convnet,
+    "resnet18": _resnet18,
+    "resnet50": _resnet50,
+}
+
+
+def _options_of(model: str) -> tuple[set[str], set[str]]:
+    """The options that a model needs, and all that it has."""
+    function: Callable[..., nn.Module] = _mlp if model == "mlp" else getattr(models, model)
+    own = {"data", "seed", "classes", "in_channels", "image_size"}
+    found = {name: p for name, p in inspect.signature(function).parameters.items() if name not in own}
+    return {name for name, p in found.items() if p.default is p.empty}, {*found}
