@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from python_bench.cluster_costs import Scaling
 from python_bench.contest import LOOP, PLANNED
 from python_bench.noise_contest import DEVIATIONS
 from python_bench.opponents import OPPONENTS
@@ -60,7 +61,7 @@ def of_result(path: Path) -> str:
         return NOT_MEASURED
     raw = json.loads(path.read_text())
     lines = table_of(raw)
-    says_all = "rows" in raw or "sampled" in raw
+    says_all = any(key in raw for key in ("rows", "sampled", "simulated"))
     kept = {
         key: value
         for key, value in raw["notes"].items()
@@ -72,6 +73,8 @@ def of_result(path: Path) -> str:
 
 def table_of(raw: Result) -> list[str]:
     """Its lines, by what was kept."""
+    if "simulated" in raw:
+        return Scaling.of(raw).lines()
     if "sampled" in raw:
         return as_sampling_table(raw).lines()
     return growth(raw) if "rows" in raw else opponents(raw)
