@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FORMAT = 1
+_LEAST_BYTES = 512  # of a SQLite file that is not empty
 _APPLICATION = 0x53444B4C  # "SDKL", which SQLite keeps in a file's header
 PATIENCE = 60.0  # seconds that a process waits for another one's transaction
 _RUN = "id, key, kind, description, digest, created, finished"
@@ -109,6 +110,10 @@ class Ledger:
                 raise LedgerError(f"{self.path} is no plain file; give store= another path")
             if not self.path.parent.is_dir():
                 raise LedgerError(f"{self.path}: there is no folder {self.path.parent}; make it first")
+            # SQLite takes a file of a few bytes for empty, and writes over it. It must not be looked into here: closing
+            # a file lets go of all locks that this process has on it.
+            if self.path.exists() and 0 < self.path.stat().st_size < _LEAST_BYTES:
+                raise LedgerError(f"{self.path}: {_MEANINGS['not a database']}")
         except PermissionError as error:
             raise LedgerError(f"{self.path}: {_MEANINGS['unable to open']} ({error})") from error
         with self._clear_errors():  # by its absolute path, as SQLite has names that are no files
@@ -353,6 +358,8 @@ class Ledger:
             yield
         except sqlite3.Error as error:
             raise LedgerError(f"{self.path}: {_explained(str(error), self._patience)}") from error
+        except UnicodeDecodeError as error:  # by Python's sqlite3, of an error's own text
+            raise LedgerError(f"{self.path}: {_MEANINGS['malformed']} ({error})") from error
 
 
 def _digest(*row: str | int | bytes) -> bytes:
@@ -377,6 +384,7 @@ _MEANINGS = {
     "FOREIGN KEY": "the run was dropped by another process while it was being made; run again",
     "not a database": "this is no ledger, or it is damaged from its first page on; give store= another path",
     "malformed": "it is damaged; `sqlite3 FILE .recover` gives what can be read of it. Give store= another path",
+    "decode": "it is damaged. Give store= another path",
     "disk is full": "the disk is full: the last row was not kept, those before it were. Make room and run again",
     "disk I/O error": "the disk cannot be read or written; rows written before are as they were",
     "readonly": "it cannot be written: the file, or its folder, is read-only. Give store= a path that is yours",
