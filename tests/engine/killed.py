@@ -52,7 +52,7 @@ def fork(do: Callable[[], object], wait: int | None = None) -> int:
             os.read(wait, 1)
         do()
         code = 0
-    except BaseException:  # noqa: BLE001 - this process ends here, whatever it is
+    except BaseException:
         import traceback
 
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""Calls that are stored: a small network, data that can stop in the middle, tiles of a few examples, and what is redone."""
+"""For stored calls: a small network, data that stops in the middle, tiles of a few examples, and what is redone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
