@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import socket
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -169,9 +170,12 @@ def _heard_here_alone() -> Iterator[None]:
 
 
 def _connect(ray: Any, address: str) -> None:
+    host, colon, port = address.rpartition(":")
     try:
+        if colon:  # Ray would try for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConnectionError(f"address={address!r}: no Ray cluster answers there ({error})") from error
 
 
