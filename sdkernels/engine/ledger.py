@@ -386,8 +386,8 @@ _MEANINGS = {
     "malformed": "it is damaged; `sqlite3 FILE .recover` gives what can be read of it. Give store= another path",
     "decode": "it is damaged. Give store= another path",
     "disk is full": "the disk is full: the last row was not kept, those before it were. Make room and run again",
-    "disk I/O error": "the disk cannot be read or written; rows written before are as they were",
+    "disk I/O error": "the disk cannot be read or written, or is full; rows written before are as they were",
     "readonly": "it cannot be written: the file, or its folder, is read-only. Give store= a path that is yours",
-    "unable to open": "it cannot be opened: its folder is read-only or not yours. Give store= a path that is yours",
+    "unable to open": "it cannot be opened: the file, or its folder, is read-only or not yours. Give store= a path that is yours",
     "locked": "another process has held it for {patience:g} seconds; run again when that one is done",
 }
