@@ -1,6 +1,8 @@
 """A sweep's results as tables: one row a network; and for each condition one row a configuration of each network."""
 
 import os
+from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from sdkernels.lab.sweep.settings import flat
 
 _OUTCOMES = ("memorised", "train_accuracy", "train_loss", "test_accuracy", "test_loss")
 
-# Losses are sums of float64, whose last bits depend on how examples were grouped: tables stop before them.
+# Means of float32 losses, whose last digits depend on how examples were grouped: no more of them than that.
 DIGITS = "%.10g"
 
 
@@ -58,12 +60,18 @@ def write_tables(networks: Networks, folder: Path) -> list[Path]:
     written = []
     for name in ["networks", *(condition.name for condition in networks.sweep.conditions)]:
         table = networks_table(networks).reset_index() if name == "networks" else condition_table(networks, name)
-        path = folder / f"{name}.csv"
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another process may write the same tables
-        try:
-            table.to_csv(partial, index=False, float_format=DIGITS)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        written.append(path)
+        written.append(folder / f"{name}.csv")
+        _write(table.to_csv(index=False, float_format=DIGITS), written[-1])
     return written
+
+
+def _write(text: str, path: Path) -> None:
+    """Put a file in place whole, while other processes may write the same one, or were killed when they did."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    while True:
+        for left in path.parent.glob(f"{escape(path.name)}.*.partial"):
+            left.unlink(missing_ok=True)
+        partial.write_text(text)
+        with suppress(FileNotFoundError):  # another process took it for one that was left
+            partial.replace(path)
+            return
