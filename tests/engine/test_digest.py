@@ -214,7 +214,7 @@ class Net(nn.Module):
         self.register_buffer("hidden", torch.ones(5), persistent=False)
         self.plain = torch.zeros(5)
         self.sizes, self.names, self.activation, self.dtype = [1, 2], {"a": 1}, torch.relu, torch.float64
-        self.first = self.inner[0]
+        self.first, self.nonlinearity = self.inner[0], self.inner[1]
         self.eval()
 
     def forward(self, x):
@@ -227,10 +227,6 @@ class Net(nn.Module):
 def bump(tensor):
     with torch.no_grad():
         tensor.view(-1)[-1] = torch.nextafter(tensor.view(-1)[-1], tensor.new_tensor(9.0))
-
-
-def swap_alias(net):
-    net.inner[4], net.first = network(seed=1)[4], net.inner[2]
 
 
 CHANGES = {
@@ -249,6 +245,7 @@ CHANGES = {
     "a hook before": lambda net: net.inner[1].register_forward_pre_hook(lambda module, args: None),
     "another activation": lambda net: net.inner.__setitem__(1, nn.ReLU6()),
     "which of two a name means": lambda net: setattr(net, "first", net.inner[2]),
+    "which of two without weights": lambda net: setattr(net, "nonlinearity", net.inner[3]),
     "the mode": lambda net: net.train(),
     "precision": lambda net: net.float(),
     "a parametrization": lambda net: nn.utils.parametrizations.weight_norm(net.inner[0]),
