@@ -29,7 +29,8 @@ def test_reproduce_prints_the_table(run, tmp_path):
 def test_a_missing_data_set_is_one_clear_line(run, tmp_path):
     result = run("reproduce", "fig1a", "--preset", "small", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run"))
     assert result.exit_code == 2
-    assert "train-images-idx3-ubyte.gz is missing" in result.output
+    assert "train-images-idx3-ubyte.gz" in result.output
+    assert "sdkernels data fetch mnist" in result.output
     assert "yann.lecun.com" in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "run").exists()

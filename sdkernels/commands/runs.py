@@ -19,32 +19,21 @@ _Id = Annotated[str, typer.Argument(metavar="ID", help="As `sdkernels runs list`
 def list_(store: _Store) -> None:
     """Every run and every kept thing, how far it is, and when it was written last (UTC)."""
     from sdkernels.engine.ledger import Ledger
-    from sdkernels.lab.contents import contents
+    from sdkernels.lab.contents import as_text, contents
 
     with _clear("list", store), Ledger(store, must_exist=True) as ledger:
         table = contents(ledger)
-        typer.echo(table.to_string(index=False, justify="left") if len(table) else f"{store} holds nothing yet")
+        typer.echo(as_text(table) if len(table) else f"{store} holds nothing yet")
 
 
 @app.command()
 def show(store: _Store, wanted: _Id) -> None:
     """All that is known of one."""
-    from sdkernels.engine.ledger import Ledger, Run
+    from sdkernels.engine.ledger import Ledger
     from sdkernels.lab.contents import describe, find
 
     with _clear("show", store), Ledger(store, must_exist=True) as ledger:
-        found = find(ledger, wanted)
-        if isinstance(found, Run):
-            hidden = {"columns", "probe"}
-            about = {"key": found.key, "function": found.kind}
-            about |= {name: value for name, value in found.description.items() if name not in hidden}
-            tiles, examples, _ = ledger.progress(found)
-            typer.echo(describe({**about, "tiles": tiles, "scored": f"{examples} examples"}))
-        else:
-            kind, key = found
-            item = ledger.item(kind, key)
-            if item is not None:
-                typer.echo(describe({"key": key, "kind": kind, "bytes": len(item.content), **item.description}))
+        typer.echo(describe(ledger, find(ledger, wanted)))
 
 
 @app.command()
@@ -74,16 +63,13 @@ def check(store: _Store) -> None:
 
 @app.command()
 def drop(store: _Store, wanted: _Id) -> None:
-    """Take one out, for good."""
-    from sdkernels.engine.ledger import Ledger, Run
+    """Take one out, for good; what it is of is done anew when it is asked for."""
+    from sdkernels.engine.ledger import Ledger
+    from sdkernels.lab.contents import drop as take_out
     from sdkernels.lab.contents import find
 
     with _clear("drop", store), Ledger(store, must_exist=True) as ledger:
-        found = find(ledger, wanted)
-        if isinstance(found, Run):
-            ledger.drop_run(found)
-        else:
-            ledger.drop_item(*found)
+        take_out(ledger, find(ledger, wanted))
         typer.echo(f"dropped {wanted} from {store}")
 
 

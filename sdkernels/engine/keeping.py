@@ -131,6 +131,7 @@ class Keeping:
             "model": type(job.model).__name__,
             "configurations": family.configurations,
             "layout": layout._asdict(),
+            "stages": job.root is not None,  # each counts its examples from 0
             "columns": _columns(family),
             "probe": {"examples": _each(job.probe.inputs), "logits": job.probe_logits.double().tolist()},
             "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} cores",
