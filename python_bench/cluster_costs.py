@@ -63,7 +63,7 @@ def layout(examples: int, orders: int, workers: int) -> tuple[int, int, int]:
     wanted = PARTS_A_WORKER * workers
     size = max(min(examples, FIRST_EXAMPLES), -(-examples // wanted))
     tiles = -(-examples // size)
-    return tiles, size, min(orders, -(-wanted // tiles))
+    return tiles, size, 1 if size > FIRST_EXAMPLES else min(orders, -(-wanted // tiles))
 
 
 def makespan(tasks: Sequence[float], workers: int, give: float, take: float) -> float:

@@ -15,7 +15,7 @@ from sdkernels.engine.ledger import Run
 from sdkernels.engine.plan import Plan
 from sdkernels.engine.runner import LoopRunner, Runner
 
-PARTS_A_WORKER = 4  # at least, so that all of them are busy to the end
+PARTS_A_WORKER = 4  # about, so that all of them are busy to the end
 
 
 class _Part(NamedTuple):
@@ -134,6 +134,8 @@ def layout_for(job: Job, workers: int) -> Layout:
         return Layout(4 * FIRST_EXAMPLES, 4 * FIRST_EXAMPLES)
     wanted = PARTS_A_WORKER * workers
     size = max(min(examples, FIRST_EXAMPLES), -(-examples // wanted))
+    if size > FIRST_EXAMPLES:
+        return Layout(size, size)  # one tile less than wanted, at times: not worth the intact network's work twice
     tiles = -(-examples // size)
     divisible = job.family.configurations // indivisible(job.family)
     return Layout(size, size, min(divisible, -(-wanted // tiles)))
