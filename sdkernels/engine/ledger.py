@@ -388,7 +388,7 @@ _MEANINGS = {
     "disk is full": "the disk is full: the last row was not kept, those before it were. Make room and run again",
     "disk I/O error": "the disk cannot be read or written, or is full; rows written before are as they were",
     "readonly": "it cannot be written: the file, or its folder, is read-only. Give store= a path that is yours",
-    "unable to open": "it cannot be opened: the file, or its folder, is not yours, or read-only. Give store= a path that "
-    "is yours",
+    "unable to open": "it cannot be opened: the file, or its folder, is not yours, or read-only. Give store= a path "
+    "that is yours",
     "locked": "another process has held it for {patience:g} seconds; run again when that one is done",
 }
