@@ -17,6 +17,7 @@ from tests.engine.networks import ConvNet, with_lively_batch_norm
 from tests.engine.parse import read_plan
 from tests.engine.test_zoo import random_sets
 from tests.engine.zoo import TUPLES, UNTRACEABLE, ZOO, Network, build
+from tests.pairwise import pairwise
 
 FAMILIES = {
     "alone": lambda *a, units, **o: sd.ablate_directions(*a, **o),
@@ -75,16 +76,22 @@ def assert_as_the_loop(network: Network, layers: Any, family: str, kind: str, va
 
 
 def zoo_cases() -> list[Any]:
-    """Every network and set of layers, alone and by one other family, each with one kind of directions and value."""
+    """Every network and set of layers, alone and by one other family, each with one kind of directions and value.
+
+    Every other is slow: of a network's sets of layers in turns one alone, one by the other families.
+    """
     found = []
     for name, network in ZOO.items():
         for i, layers in enumerate(network.sites):
-            for family in ("alone", ("cumulative", "subspaces")[i % 2]):
+            for j, family in enumerate(("alone", ("cumulative", "subspaces")[i // 2 % 2])):
                 label = f"{name}-{'+'.join(layers)}-{family}"
                 number = zlib.crc32(label.encode())
                 kind = KINDS[number % (5 if family == "alone" else 4)]
                 value = list(VALUES)[number // 5 % len(VALUES)]
-                found.append(pytest.param(network, layers, family, kind, value, id=f"{label}-{kind}-{value}"))
+                marks = [pytest.mark.slow] * ((i + j) % 2)
+                found.append(
+                    pytest.param(network, layers, family, kind, value, id=f"{label}-{kind}-{value}", marks=marks)
+                )
     return found
 
 
@@ -93,13 +100,14 @@ def test_zoo(network, layers, family, kind, value):
     assert_as_the_loop(network, layers, family, kind, value)
 
 
-@pytest.mark.parametrize("value", VALUES)
+FAMILIES_AND_KINDS = [(f, k) for f in FAMILIES for k in KINDS if f == "alone" or k != "oblique"]
+
+
 @pytest.mark.parametrize(
-    ("family", "kind"), [(f, k) for f in FAMILIES for k in KINDS if f == "alone" or k != "oblique"]
+    *pairwise(family_and_kind=FAMILIES_AND_KINDS, value=VALUES, layers=[("relu1",), ("fc1", "relu2")]), ids=str
 )
-@pytest.mark.parametrize("layers", [("relu1",), ("fc1", "relu2")], ids="+".join)
-def test_every_kind_and_value(layers, family, kind, value):
-    assert_as_the_loop(ZOO["mlp"], layers, family, kind, value)
+def test_every_kind_and_value(family_and_kind, value, layers):
+    assert_as_the_loop(ZOO["mlp"], layers, *family_and_kind, value)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,9 +116,7 @@ def test_layers_that_give_tuples(family, kind):
     assert_as_the_loop(TUPLES["lstm"], ("lstm",), family, kind, "number", select=0)
 
 
-@pytest.mark.parametrize("unit_dim", [2, 3])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["rotation", "few"])
+@pytest.mark.parametrize(*pairwise(family=FAMILIES, kind=["rotation", "few"], unit_dim=[2, 3]), ids=str)
 def test_units_in_any_dimension(family, kind, unit_dim):
     """Rows or columns of maps, whose directions no product behind takes in."""
     assert_as_the_loop(ZOO["vgg"], ("pool1", "relu3"), family, kind, "mean", unit_dim=unit_dim)
@@ -140,10 +146,10 @@ class Raising(nn.Module):
         return self.out(F.relu(self.fc(x.reshape(len(x), -1))))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["rotation", "few"])
-@pytest.mark.parametrize("layers", [("relu", "conv2"), ("conv2",)], ids="+".join)
-def test_exported(layers, family, kind):
+@pytest.mark.parametrize(
+    *pairwise(family=FAMILIES, kind=["rotation", "few"], layers=[("relu", "conv2"), ("conv2",)]), ids=str
+)
+def test_exported(family, kind, layers):
     assert_as_the_loop(Network(Raising, (2, 8, 8), ()), layers, family, kind, "number")
 
 
@@ -209,9 +215,12 @@ def test_hooks(method, kind, value):
             assert correct == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("value", [0.0, "mean"])
-@pytest.mark.parametrize("layers", [("relu1", "fc1"), ("bn2",), ("relu2",)], ids="+".join)
+@pytest.mark.parametrize(
+    *pairwise(
+        layers=[("relu1", "fc1"), ("bn2",), ("relu2",)], value=[0.0, "mean"], dtype=[torch.float64, torch.float32]
+    ),
+    ids=str,
+)
 def test_rows_of_an_identity_are_units(layers, value, dtype):
     """Integer for integer: a product with zeros and ones is exact."""
     model, (inputs, labels) = conv_net()
@@ -238,9 +247,12 @@ def test_rows_of_an_identity_are_units(layers, value, dtype):
     assert torch.equal(by_subspace.correct, sd.ablate(model, layers, data, units=own, value=value).correct)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["rotation", "few", "principal"])
-@pytest.mark.parametrize("name", ["mlp", "convnet-bn", "resnet-basic", "vit"])
+@pytest.mark.parametrize(
+    *pairwise(
+        name=["mlp", "convnet-bn", "resnet-basic", "vit"], kind=["rotation", "few", "principal"], family=FAMILIES
+    ),
+    ids=str,
+)
 def test_single_precision(name, kind, family):
     network = ZOO[name]
     model, (inputs, labels) = build(network)
