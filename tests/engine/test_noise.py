@@ -11,16 +11,22 @@ from tests.engine.compare import assert_same, assert_same_but_for_rounding, left
 from tests.engine.networks import image_networks
 from tests.engine.parse import read_plan
 from tests.engine.zoo import UNTRACEABLE, ZOO, build
+from tests.pairwise import pairwise
 
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
 SCALES = [0.0, 0.3, 1.0, 4.0]
 
 
 def cases():
+    """Every network and set of layers, with draws of their own and with the same; one of the two is slow, in turns."""
     return [
-        pytest.param(network, layers, common, id=f"{name}-{'+'.join(layers)}-{'same draw' if common else 'own draws'}")
-        for name, network in ZOO.items()
-        for layers in network.sites
+        pytest.param(
+            *(network, layers, common),
+            id=f"{name}-{'+'.join(layers)}-{'same draw' if common else 'own draws'}",
+            marks=[pytest.mark.slow] * ((i + j + common) % 2),
+        )
+        for i, (name, network) in enumerate(ZOO.items())
+        for j, layers in enumerate(network.sites)
         for common in (False, True)
     ]
 
@@ -42,10 +48,15 @@ def test_zoo(network, layers, common):
     assert torch.equal(oracle.correct[:, 0], oracle.baseline_sums["accuracy"].expand(2))
 
 
-@pytest.mark.parametrize("options", [{"per_map": True}, {"scale_kind": "var"}, {"repeats": 1}], ids=str)
-@pytest.mark.parametrize("common", [False, True])
-@pytest.mark.parametrize("name", ["convnet-bn", "resnet-basic", "mobilenet", "vit"])
-def test_options(name, common, options):
+@pytest.mark.parametrize(
+    *pairwise(
+        name=["convnet-bn", "resnet-basic", "mobilenet", "vit"],
+        options=[{"per_map": True}, {"scale_kind": "var"}, {"repeats": 1}],
+        common=[False, True],
+    ),
+    ids=str,
+)
+def test_options(name, options, common):
     network = ZOO[name]
     options = options | {"common_random_numbers": common}
     for layers in network.sites[:2]:
