@@ -10,6 +10,7 @@ import sdkernels as sd
 from sdkernels.lab.models import mlp
 from tests.engine.compare import assert_same
 from tests.engine.networks import Branching, image_networks, raw_hook_counts
+from tests.pairwise import pairwise
 
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
 
@@ -35,18 +36,19 @@ def some_sets(units: int) -> list[list[int]]:
     return [[], [units - 1], torch.randperm(units, generator=generator)[: units // 2].tolist(), list(range(units))]
 
 
-@pytest.mark.parametrize("value", [0.0, 0.3, "mean", "element_mean"], ids=str)
-@pytest.mark.parametrize("name", ["mlp", *image_networks()])
-def test_auto_equals_loop(images, name, value):
+@pytest.mark.parametrize(
+    *pairwise(name=["mlp", *image_networks()], value=[0.0, 0.3, "mean", "element_mean"], configs_per_batch=["auto", 3]),
+    ids=str,
+)
+def test_auto_equals_loop(images, name, value, configs_per_batch):
     model, layers = network(name)
     options = {"value": value, "metrics": METRICS, "batch_size": 9}
     oracle = sd.unit_importance(model, layers, images, method="loop", **options)
     sets = some_sets(len(oracle.correct))
     oracle_of_sets = sd.ablate(model, layers, images, units=sets, method="loop", **options)
-    for configs_per_batch in ("auto", 3):
-        options["configs_per_batch"] = configs_per_batch
-        assert_same(sd.unit_importance(model, layers, images, **options), oracle)
-        assert_same(sd.ablate(model, layers, images, units=sets, **options), oracle_of_sets)
+    options["configs_per_batch"] = configs_per_batch
+    assert_same(sd.unit_importance(model, layers, images, **options), oracle)
+    assert_same(sd.ablate(model, layers, images, units=sets, **options), oracle_of_sets)
 
 
 @pytest.mark.parametrize("method", ["auto", "loop"])
