@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -50,6 +50,7 @@ def random_mlp(draw, seed: int) -> tuple[nn.Module, list[str], int]:
 
 
 @pytest.mark.filterwarnings("ignore::sdkernels.SdkernelsWarning")  # tiny networks are often dead
+@settings(max_examples=100)
 @given(st.data())
 def test_random_mlps(data):
     seed = data.draw(st.integers(0, 10**6))

@@ -18,7 +18,7 @@ from tests.engine.calls import calls_of
 from tests.engine.compare import assert_same, assert_same_but_for_rounding, left_as_they_were
 from tests.engine.generated import CASES, Case, build, resolve
 
-NUMBER = int(os.environ.get("SDKERNELS_CASES", "300"))
+NUMBER = int(os.environ.get("SDKERNELS_CASES", "200"))
 METRICS = ("accuracy", "loss", "top5", "class_accuracy", "agreement")
 # That a network runs as a hook loop is an error: every generated one can be traced.
 QUIET = (
