@@ -151,21 +151,21 @@ def _directions(examples: int) -> Callable[[], Any]:
 
 
 CASES: dict[str, tuple[Callable[[int], Callable[[], Any]], int]] = {  # and how many examples: some tiles
-    "convnet-curve": (_convnet_curve, 300),
+    "convnet-curve": (_convnet_curve, 200),
     "float64-curve": (_float64_curve, 150),
     "convnet-singles": (_convnet_singles, 200),
     "mlp-curve": (_mlp_curve, 10_000),
     "mlp-means": (_mlp_means, 3000),
-    "mlp-singles": (_mlp_singles, 1500),
+    "mlp-singles": (_mlp_singles, 750),
     "resnet-curve": (_resnet_curve, 1000),
     "lstm-curve": (_lstm_curve, 3000),
     "noisy-mlp": (_noisy_mlp, 10_000),
-    "noisy-convnet": (_noisy_convnet, 300),
+    "noisy-convnet": (_noisy_convnet, 200),
     "resampled-convnet": (_resampled_convnet, 300),
-    "pairs-of-maps": (_pairs_of_maps, 300),
-    "pairs-of-units": (_pairs_of_units, 1500),
+    "pairs-of-maps": (_pairs_of_maps, 200),
+    "pairs-of-units": (_pairs_of_units, 750),
     "pairs-of-two-layers": (_pairs_of_two_layers, 200),
-    "directions": (_directions, 300),
+    "directions": (_directions, 200),
     "whole-convnet": (lambda examples: _convnet_curve(examples, width=1.0), 10_000),
 }
 WARM_UP = 16  # examples

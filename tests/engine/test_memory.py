@@ -101,7 +101,7 @@ def test_a_low_limit_makes_small_tiles(monkeypatch, seeds_torch, name):
     whole = read_plan(expected.plan)
     assert whole.tile == 50
     found: dict[int, Any] = {}
-    for limit in (2.0 ** (12 + step / 4) for step in range(60)):
+    for limit in (2.0 ** (12 + step / 2) for step in range(30)):
         monkeypatch.setattr(runner, "memory_limit", lambda _device, _fraction, limit=limit: limit)
         try:
             result = RUNS[name]()
