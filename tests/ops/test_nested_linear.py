@@ -10,6 +10,7 @@ from tests.ops.backends import DTYPES, big, drawn
 from tests.ops.nested import error_of, nested, on, random_case
 from tests.ops.tensors import laid_out, numbers, threads
 from tests.ops.tolerances import of_sums, same_bits
+from tests.pairwise import pairwise
 
 OP = "nested_linear"
 
@@ -29,11 +30,17 @@ SHAPES = [  # N, C, D, L (0 without a head), T
 ]
 
 
-@pytest.mark.parametrize("per_point", [False, True], ids=["one-bias", "bias-a-point"])
-@pytest.mark.parametrize(("dtype", "relu"), [*((dtype, True) for dtype in DTYPES), (torch.float32, False)], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_equals_the_definition(backend, shape, dtype, per_point, relu):
-    case = random_case(shape, dtype, per_point=per_point) | {"relu": relu}
+@pytest.mark.parametrize(
+    *pairwise(
+        shape=SHAPES,
+        dtype_and_relu=[*((dtype, True) for dtype in DTYPES), (torch.float32, False)],
+        bias_a_point=[False, True],
+    ),
+    ids=str,
+)
+def test_equals_the_definition(backend, shape, dtype_and_relu, bias_a_point):
+    dtype, relu = dtype_and_relu
+    case = random_case(shape, dtype, per_point=bias_a_point) | {"relu": relu}
     expected = nested(**case)
     result = nested_linear(**on(backend, case))
     assert result.shape == expected.shape

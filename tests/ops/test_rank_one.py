@@ -12,6 +12,7 @@ from tests.ops.backends import DTYPES, big, drawn, on_cuda
 from tests.ops.clamped import clamped, on, random_case
 from tests.ops.tensors import LAYOUTS, laid_out, numbers, threads
 from tests.ops.tolerances import of_sums, same_bits, same_numbers
+from tests.pairwise import pairwise
 
 OP = "rank_one"
 
@@ -28,9 +29,7 @@ SHAPES = [  # N, C, D, positions, K
 ]
 
 
-@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(*pairwise(shape=SHAPES, dtype=DTYPES, affine=[False, True]), ids=str)
 def test_equals_the_definition(backend, shape, dtype, affine):
     for relu, value in ((False, True), (True, False)):
         case = random_case(shape, dtype, value=value, affine=affine, relu=relu)

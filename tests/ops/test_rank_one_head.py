@@ -12,6 +12,7 @@ from tests.ops.clamped import on, random_case
 from tests.ops.headed import assert_logits, head_case, hidden_of, is_float, logits_of
 from tests.ops.tensors import LAYOUTS, laid_out, threads
 from tests.ops.tolerances import same_bits, same_numbers
+from tests.pairwise import pairwise
 
 OP = "rank_one_head"
 
@@ -29,9 +30,7 @@ SHAPES = [  # N, C, D, L, K
 ]
 
 
-@pytest.mark.parametrize("intact", [False, True], ids=["all-computed", "intact"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(*pairwise(shape=SHAPES, dtype=DTYPES, intact=[False, True]), ids=str)
 def test_equals_the_definition(backend, shape, dtype, intact):
     for relu, affine in ((True, False), (False, True), (True, True)):
         case = head_case(shape, dtype, intact=intact, relu=relu, affine=affine, value=relu, bias=affine == relu)
@@ -72,9 +71,14 @@ def test_any_strides_are_read_right(backend, dtype, layout):
     assert_logits(rank_one(**{**case, **lying}), case)
 
 
-@pytest.mark.parametrize("intact", [False, True], ids=["all-computed", "intact"])
-@pytest.mark.parametrize("shape", [(70, 30, 63, 10, 20), (9, 8, 40, 23, 8), (200, 16, 500, 3, 16)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    *pairwise(
+        shape=[(70, 30, 63, 10, 20), (9, 8, 40, 23, 8), (200, 16, 500, 3, 16)],
+        dtype=[torch.float32, torch.float64, torch.bfloat16],
+        intact=[False, True],
+    ),
+    ids=str,
+)
 def test_threads_and_how_the_work_is_divided_do_not_matter(cpu_level, dtype, shape, intact):
     """Not a bit, whichever rows stand side by side."""
     case = head_case(shape, dtype, intact=intact)

@@ -110,13 +110,17 @@ IMPLEMENTED_WITH = {
     "nested_linear_score": "nested_linear",
     "class_means": "class_moments",
 }
+LAYOUTS = ("contiguous", "transposed")
 CONTIGUOUS_FROM = {"class_moments": 2, "class_histogram": 3}  # accumulators
 
 
 def every_case() -> Iterator[Any]:
+    """Every backend meets every case, and both layouts where an op has two cases or one; the other rows are slow."""
     for op, cases in CASES.items():
-        for backend, case in product(backends_of(IMPLEMENTED_WITH.get(op, op)), cases):
-            yield pytest.param(backend, op, case, id=f"{op}-{case}-{backend}")
+        backends = backends_of(IMPLEMENTED_WITH.get(op, op))
+        for (i, backend), (j, case), (k, layout) in product(*map(enumerate, (backends, cases, LAYOUTS))):
+            marks = [pytest.mark.slow] * (len(cases) > 1 and (i + j + k) % 2)
+            yield pytest.param(backend, op, case, layout, id=f"{op}-{case}-{backend}-{layout}", marks=marks)
 
 
 def arranged(backend: Backend, op: str, arguments: list[Any], layout: str) -> list[Any]:
@@ -142,15 +146,14 @@ def test_every_registered_op_has_cases():
     assert {op.partition(".")[0] for library, _, op in names if library == "sdkernels"} == set(CASES)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
-@pytest.mark.parametrize(("backend", "op", "case"), list(every_case()), indirect=["backend"])
+@pytest.mark.parametrize(("backend", "op", "case", "layout"), list(every_case()), indirect=["backend"])
 @pytest.mark.not_interpreted
 def test_opcheck(backend, op, case, layout):
     arguments = arranged(backend, op, CASES[op][case](), layout)
     torch.library.opcheck(getattr(torch.ops.sdkernels, op).default, tuple(arguments))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", ["plain", "own-everything"])
 @pytest.mark.parametrize("backend", backends_of("perturb"), ids=str, indirect=True)
 @pytest.mark.not_interpreted
@@ -162,7 +165,7 @@ def test_opcheck_of_gradients(backend, case, layout):
     torch.library.opcheck(torch.ops.sdkernels.perturb.default, tuple(arguments))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("backend", backends_of("class_moments"), ids=str, indirect=True)
 @pytest.mark.not_interpreted
 def test_opcheck_of_gradients_of_means(backend, layout):
