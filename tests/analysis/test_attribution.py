@@ -12,6 +12,7 @@ from sdkernels.analysis.attribution import LayerUnitAblation
 from sdkernels.engine.sites import find_sites
 from tests.analysis.attributed import EXACT, MODELS, Recurrent, by_hooks, case, examples, layer_output, mask_of
 from tests.engine.zoo import ZOO, build
+from tests.pairwise import pairwise
 
 TRACED = [name for name in MODELS if name != "untraceable"]
 TARGETS = {"one": 3, "each": [0, 1, 4, 3, 3, 2, 1]}
@@ -28,9 +29,7 @@ def baseline_of(kind, output, unit_dim):
     return given, given.view(by_unit) if kind == "unit" else given
 
 
-@pytest.mark.parametrize("mask", ["alone", "groups"])
-@pytest.mark.parametrize("baseline", BASELINES)
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize(*pairwise(name=TRACED, baseline=BASELINES, mask=["alone", "groups"]), ids=str)
 def test_equals_hooks(name, baseline, mask):
     model, layer, shape, dim = case(name)
     x = examples(7, shape)
@@ -44,9 +43,7 @@ def test_equals_hooks(name, baseline, mask):
     assert found.is_contiguous()
 
 
-@pytest.mark.parametrize("per_eval", [1, 3, 1000, "auto"])
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize(*pairwise(name=TRACED, per_eval=[1, 3, 1000, "auto"], target=TARGETS), ids=str)
 def test_targets_and_passes(name, target, per_eval):
     model, layer, shape, dim = case(name)
     x = examples(7, shape)
@@ -54,14 +51,20 @@ def test_targets_and_passes(name, target, per_eval):
     torch.testing.assert_close(found, by_hooks(model, layer, x, TARGETS[target], unit_dim=dim), **EXACT)
 
 
-@pytest.mark.parametrize("mask", ["alone", "groups"])
-@pytest.mark.parametrize("baseline", ["zero", "number", "element", "example"])
-@pytest.mark.parametrize(("target", "per_eval"), [("one", 3), ("each", 1)])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    *pairwise(
+        name=MODELS,
+        baseline=["zero", "number", "element", "example"],
+        target_and_passes=[("one", 3), ("each", 1)],
+        mask=["alone", "groups"],
+    ),
+    ids=str,
+)
 @pytest.mark.filterwarnings("ignore:Branching runs as a hook loop")
-def test_equals_captum(name, target, per_eval, baseline, mask):
+def test_equals_captum(name, baseline, target_and_passes, mask):
     """Per-example targets only one perturbation at a time: captum does not repeat them for several."""
     captum = pytest.importorskip("captum.attr")
+    target, per_eval = target_and_passes
     model, layer, shape, dim = case(name)
     x = examples(7, shape)
     if name == "untraceable":
@@ -113,10 +116,10 @@ def test_a_model_that_no_tracer_follows(baseline, mask):
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [
-        (name, layer)
+    [  # every other layer is slow
+        pytest.param(name, layer, marks=[pytest.mark.slow] * (i % 2))
         for name, network in ZOO.items()
-        for layer in sorted({x for layers in network.sites for x in layers})
+        for i, layer in enumerate(sorted({x for layers in network.sites for x in layers}))
     ],
 )
 def test_networks_of_every_kind(name, layer):
