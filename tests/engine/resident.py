@@ -160,7 +160,7 @@ CASES: dict[str, tuple[Callable[[int], Callable[[], Any]], int]] = {  # and how 
     "resnet-curve": (_resnet_curve, 1000),
     "lstm-curve": (_lstm_curve, 3000),
     "noisy-mlp": (_noisy_mlp, 10_000),
-    "noisy-convnet": (_noisy_convnet, 200),
+    "noisy-convnet": (_noisy_convnet, 300),
     "resampled-convnet": (_resampled_convnet, 300),
     "pairs-of-maps": (_pairs_of_maps, 200),
     "pairs-of-units": (_pairs_of_units, 750),
