@@ -70,6 +70,7 @@ class TileRun:
         self.graph, self.family = graph, family
         self._curves, self._alone = family.curves(), family.alone()
         self._configs_per_pass = configs_per_pass
+        sites = [_shaped(site, mark) for site, mark in zip(sites, graph.sites, strict=True)]
         know = learn(graph, sites, [i for i, clamp in enumerate(clamps) if clamp.is_ranged])
         first_read = next((mark for mark in graph.sites if mark is not None), graph.output)
         like = torch.empty(0, dtype=first_read.meta["dtype"], device=probe.inputs.device)
@@ -376,6 +377,12 @@ class TileRun:
             assert self._singles is not None  # noqa: S101 - there are groups
             together = self._passes.get(group.site, 1)
             yield from self._singles.logits(group, tile.values, tile.clamped, n, together)
+
+
+def _shaped(site: Site, mark: fx.Node | None) -> Site:
+    """A site as it is on inputs of this graph's shape: of texts of several lengths it was found on the first."""
+    shape = site.example_shape if mark is None else tuple(map(int, mark.meta["shape"][1:]))
+    return replace(site, example_shape=shape) if len(shape) == len(site.example_shape) else site
 
 
 def _few_points(curve: Curve) -> Curve:

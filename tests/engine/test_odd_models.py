@@ -1,6 +1,7 @@
 """Models that do odd things: each runs right, or is refused by name; none is quietly wrong."""
 
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -250,6 +251,33 @@ def test_texts_of_several_lengths(seeds_torch):
     auto = sd.cumulative_ablation(model, "net.relu", batches, orders=2, points=5)
     assert "nested" in auto.plan
     assert_same(auto, sd.cumulative_ablation(model, "net.relu", batches, orders=2, points=5, method="loop"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        sd.unit_importance,
+        partial(sd.ablate, units=[[0], [1, 2]]),
+        partial(sd.pair_importance, pairs=[[0, 1], [2, 5]]),
+        partial(sd.noise_robustness, scales=[0.5], repeats=2),
+        partial(sd.ablate, units=[[0], [1, 2]], within=1.0),
+    ],
+    ids=["units", "sets", "pairs", "noise", "ranges"],
+)
+def test_positions_of_texts_of_several_lengths(seeds_torch, call):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.fc, self.relu, self.out = nn.Embedding(20, 6), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.out(self.relu(self.fc(self.words(x))).mean(1))
+
+    model = Words().double().eval()
+    batches = [(torch.randint(0, 20, (5, n)), torch.randint(0, 5, (5,))) for n in (3, 8, 4)]
+    auto = call(model, "relu", batches)
+    assert "no graph" not in auto.plan
+    assert_same(auto, call(model, "relu", batches, method="loop"))
 
 
 @pytest.mark.parametrize("mask", [float("-inf"), -1e9])
