@@ -11,7 +11,7 @@ from typing import Any
 from python_bench.race import described, duration, machine, markdown, write_result
 from sdkernels.engine.elsewhere import PARTS_A_WORKER
 from sdkernels.engine.keeping import FIRST_EXAMPLES
-from sdkernels.lab.cluster_worker import dumps
+from sdkernels.lab.cluster.worker import dumps
 
 WORKERS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 

@@ -19,9 +19,9 @@ from torch import nn
 
 import sdkernels as sd
 from sdkernels.engine.ledger import Ledger
-from sdkernels.lab.cluster import RayWorkers, _room
-from sdkernels.lab.cluster_worker import ClusterWorker, dumps
-from sdkernels.lab.dispatch import IN_FLIGHT, WorkerLostError
+from sdkernels.lab.cluster.dispatch import IN_FLIGHT, WorkerLostError
+from sdkernels.lab.cluster.ray_workers import RayWorkers, _room
+from sdkernels.lab.cluster.worker import ClusterWorker, dumps
 from sdkernels.lab.models import mlp
 
 pytest.importorskip("ray")

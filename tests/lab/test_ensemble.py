@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from sdkernels.lab.corruption import corrupt_labels
 from sdkernels.lab.datasets import load
 from sdkernels.lab.ensemble import EnsembleMetrics, EnsembleTrainer, train_ensemble
+from sdkernels.lab.ensemble.stacked import StackedMLP
 from sdkernels.lab.models import convnet, mlp
-from sdkernels.lab.stacked import StackedMLP
 from sdkernels.lab.training import DivergedError, TrainingOptions, train
 
 DIGITS = load("digits").first(300)  # 300 = 2 x 128 + 44: the last batch is smaller

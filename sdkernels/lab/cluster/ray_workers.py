@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sdkernels.lab.cluster_worker import ClusterWorker
-from sdkernels.lab.dispatch import Crew
+from sdkernels.lab.cluster.dispatch import Crew
+from sdkernels.lab.cluster.worker import ClusterWorker
 
 LOOPBACK = "127.0.0.1"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sdkernels.lab.stacked import StackedMLP
+from sdkernels.lab.ensemble.stacked import StackedMLP
 from sdkernels.lab.training import TrainingOptions
 from sdkernels.lab.training.state import differences
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdkernels.lab.ensemble_checks import check_data, check_options
-from sdkernels.lab.stacked import StackedMLP
-from sdkernels.lab.stacked_optimiser import StackedOptimiser
+from sdkernels.lab.ensemble.checks import check_data, check_options
+from sdkernels.lab.ensemble.optimiser import StackedOptimiser
+from sdkernels.lab.ensemble.stacked import StackedMLP
 from sdkernels.lab.training import DivergedError, Training, TrainingOptions, evaluate
 from sdkernels.lab.training.schedules import learning_rate, total_steps
 from sdkernels.lab.training.state import copied, differences, model_identity

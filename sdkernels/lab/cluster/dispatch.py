@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sdkernels.engine.checks import warn
-from sdkernels.lab.cluster_worker import Failure, Message, Warned, dumps
+from sdkernels.lab.cluster.worker import Failure, Message, Warned, dumps
 
 IN_FLIGHT = 2  # tasks a worker: one that it does, and one that it need not wait for
 PATIENCE = 60.0  # seconds without any worker, after which the user hears of it

@@ -1,0 +1,5 @@
+"""Training of many small perceptrons side by side."""
+
+from sdkernels.lab.ensemble.trainer import EnsembleMetrics, EnsembleTrainer, train_ensemble
+
+__all__ = ["EnsembleMetrics", "EnsembleTrainer", "train_ensemble"]
