@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ from sdkernels.lab.datasets import load
 from sdkernels.lab.ensemble import EnsembleTrainer, train_ensemble
 from sdkernels.lab.models import mlp
 from sdkernels.lab.seeds import seed_for
-from sdkernels.lab.sweep import Condition, NetworkSettings, NetworksFailedError, Sweep, network, run_sweep
+from sdkernels.lab.sweep import Condition, NetworkSettings, NetworksFailedError, Sweep, data, network, run_sweep
 from sdkernels.lab.sweep.driver import Driver
 from sdkernels.lab.sweep.network import Message
 from sdkernels.lab.sweep.progress import Progress
@@ -201,12 +202,15 @@ def test_networks_are_shared_among_sweeps(store, monkeypatch):
     assert trained == [seed_for("shuffling", 2)]
 
 
-def test_other_bytes_of_data_train_anew(store, monkeypatch):
-    from sdkernels.lab.sweep import data
+@pytest.mark.parametrize("changed", ["train", "test"])
+def test_other_bytes_of_data_train_anew(changed, store, monkeypatch):
+    def other(name, folder, split):
+        found = load(name, folder, split=split)
+        return replace(found, inputs=found.inputs * (0.5 if split == changed else 1))
 
     first = run_sweep(sweep_of({}), store)
-    monkeypatch.setattr(data, "load", lambda *a, **k: load(*a, **k).first(300))
     data._read.cache_clear()
+    monkeypatch.setattr(data, "load", other)
     try:
         assert run_sweep(sweep_of({}), store).keys != first.keys
     finally:
@@ -279,19 +283,21 @@ def test_a_state_that_does_not_fit_begins_anew(store, tmp_path, monkeypatch):
 
 def test_weights_of_another_process_are_those_that_are_measured(store, monkeypatch):
     """Two processes whose weights differ in a last bit: the first to finish is kept, with results of its weights."""
-    sweep, original = sweep_of({}, conditions=(ABLATION,)), network._trained
+    sweep, original, others = sweep_of({}, conditions=(ABLATION,)), network._trained, []
 
     def late(work, member, model, own, training, history):
         message = original(work, member, model, own, training, history)
         with Ledger(store) as ledger, torch.no_grad():
-            model.out.weight.add_(1.0)
+            model.out.weight[0].add_(1.0)
             other = original(work, member, model, own, training, history)
             ledger.keep_item("network", driver_key(sweep, store), other.record, other.content)
-            model.out.weight.sub_(2.0)
+            others.append(model.out.weight.clone())
+            model.out.weight[0].sub_(2.0)
         return message
 
     monkeypatch.setattr(network, "_trained", late)
     done = run_sweep(sweep, store)
+    assert torch.equal(done.model(0).out.weight, others[0])
     digits = load("digits")
     expected = sd.cumulative_ablation(
         done.model(0), ["relu1"], (digits.inputs, digits.labels), orders=2, points=5, seed=3
