@@ -9,14 +9,18 @@ import typer
 
 
 @contextmanager
-def _workers(ray: str | None, count: int | None, cpus: int, gpus: float) -> Iterator[Any]:
-    """Ray's workers, if it is asked for."""
+def _workers(ray: str | None, count: int | None, cpus: int | None, gpus: float) -> Iterator[Any]:
+    """Ray's workers, if it is asked for; else this process has so many threads."""
     if ray is None:
+        if cpus is not None:
+            import torch
+
+            torch.set_num_threads(cpus)
         yield None
         return
     from sdkernels.lab.cluster import RayWorkers
 
-    with RayWorkers(ray, count=count, cpus=cpus, gpus=gpus) as workers:
+    with RayWorkers(ray, count=count, cpus=cpus or 1, gpus=gpus) as workers:
         yield workers
 
 
@@ -33,7 +37,10 @@ def sweep(
         str | None, typer.Option(metavar="local|ADDRESS", help="Share the networks among Ray's workers.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="How many of them; by default one a core.")] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="Cores of each.")] = 1,
+    cpus: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cores, and threads, of each; by default 1, or without --ray all of the machine's."),
+    ] = None,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each; 0.5: two workers share one.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:

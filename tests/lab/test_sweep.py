@@ -307,7 +307,7 @@ def test_weights_of_another_process_are_those_that_are_measured(store, monkeypat
 
 def driver_key(sweep, store):
     with Ledger(store) as ledger:
-        return Driver(ledger, sweep, None, store, "cpu").keys[0]
+        return Driver(ledger, sweep, None, "cpu").keys[0]
 
 
 def test_two_processes_at_once(tmp_path):

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from sdkernels.engine.digest import Digest
+from sdkernels.engine.keeping import Workers
 from sdkernels.engine.ledger import Ledger
 from sdkernels.lab.models import layer_names
 from sdkernels.lab.sweep.condition import Condition
@@ -15,6 +17,20 @@ from sdkernels.lab.sweep.spec import Sweep
 NETWORK, STATE, CONDITION = "network", "training state", "condition"
 
 
+class Way(NamedTuple):
+    """How what is missing is done.
+
+    Attributes:
+        measures: networks are trained and measured, and not trained alone.
+        store: the ledger's file, for tiles of measurements; None where others do the work, who may not write it.
+        workers: who share each measurement's tiles; None: who measures does it all.
+    """
+
+    measures: bool = True
+    store: Path | None = None
+    workers: Workers | None = None
+
+
 class Driver:
     """Knows what is finished, and keeps what comes.
 
@@ -22,7 +38,6 @@ class Driver:
         ledger: where finished things are.
         sweep: what is asked for.
         data_dir: where data files are.
-        store: the ledger's file, for tiles; None where others do the work, who may not write it.
         device: of the work.
 
     Attributes:
@@ -33,9 +48,9 @@ class Driver:
         ValueError: a network that cannot be built, or a measure that cannot be taken of it; says which.
     """
 
-    def __init__(self, ledger: Ledger, sweep: Sweep, data_dir: Path | None, store: Path | None, device: str) -> None:
+    def __init__(self, ledger: Ledger, sweep: Sweep, data_dir: Path | None, device: str) -> None:
         self._ledger, self._sweep, self._groups = ledger, sweep, sweep.groups
-        self._data_dir, self._store, self._device = data_dir, store, device
+        self._data_dir, self._device = data_dir, device
         self._conditions = {condition.name: condition for condition in sweep.conditions}
         self.keys = self._all_keys()
         self.failed: dict[int, str] = {}
@@ -53,11 +68,11 @@ class Driver:
         """How many of them are in the ledger."""
         return sum(self._is_trained(i) + len(self._conditions) - len(self._open(i)) for i in range(len(self.keys)))
 
-    def missing(self) -> Iterator[tuple[int, Callable[[], Work]]]:
+    def missing(self, way: Way) -> Iterator[tuple[int, Callable[[], Work]]]:
         """The groups of networks of which something is not finished, when they are about to be begun."""
         for number, group in enumerate(self._groups):
-            if any(i not in self.failed and (not self._is_trained(i) or self._open(i)) for i in group):
-                yield number, partial(self._work, number)
+            if any(i not in self.failed and (not self._is_trained(i) or self._asked(i, way)) for i in group):
+                yield number, partial(self._work, number, way)
 
     def keep(self, number: int, message: Message) -> None:
         """Put a group's message into the ledger. What is there stays as it is: results belong to those weights."""
@@ -101,13 +116,16 @@ class Driver:
     def _state_key(self, number: int) -> str:
         return Digest(STATE, [self.keys[i] for i in self._groups[number]]).hex
 
-    def _work(self, number: int) -> Work:
+    def _asked(self, place: int, way: Way) -> tuple[Condition, ...]:
+        return self._open(place) if way.measures else ()
+
+    def _work(self, number: int, way: Way) -> Work:
         members = []
         for place in self._groups[number]:
             self._of_others.discard(place)
             network = self._ledger.item(NETWORK, self.keys[place])
             content = None if network is None else network.content
-            members.append(Member(place, self._sweep.networks[place], self._open(place), content))
+            members.append(Member(place, self._sweep.networks[place], self._asked(place, way), content))
         state = self._ledger.item(STATE, self._state_key(number))
         return Work(
             tuple(members),
@@ -115,8 +133,9 @@ class Driver:
             self._sweep.checkpoint_seconds,
             None if state is None else state.content,
             {} if state is None else state.description,
-            self._store,
+            way.store,
             self._device,
+            way.workers,
         )
 
     def _all_keys(self) -> tuple[str, ...]:

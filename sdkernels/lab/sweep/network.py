@@ -19,6 +19,7 @@ from torch import nn
 import sdkernels as sd
 from sdkernels.analysis.scored import Scored
 from sdkernels.engine.checks import warn
+from sdkernels.engine.keeping import Workers
 from sdkernels.lab.ensemble import EnsembleTrainer
 from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.models import layer_names
@@ -74,6 +75,7 @@ class Work:
         state, record: content and record of the last one; None: the training begins.
         store: a ledger where tiles of conditions are kept; None where others may write no ledger.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        workers: who share each measurement's tiles; they are not sent with the work.
     """
 
     members: tuple[Member, ...]
@@ -83,6 +85,7 @@ class Work:
     record: dict[str, Any]
     store: Path | None
     device: str
+    workers: Workers | None = None
 
 
 class _Pause(Exception):  # noqa: N818 - no error: a training run is left after a step, to be saved
@@ -236,7 +239,12 @@ def _measure(work: Work, member: Member, condition: Condition, model: nn.Module)
     layers = layer_names(model, condition.layers)
     try:
         result: Scored = function(
-            model, layers, (chosen.inputs, chosen.labels), store=work.store, **condition.arguments
+            model,
+            layers,
+            (chosen.inputs, chosen.labels),
+            store=work.store,
+            workers=work.workers,
+            **condition.arguments,
         )
     except (TypeError, ValueError) as error:  # of an argument's value, as the function alone knows what it takes
         raise ValueError(f"measure {condition.name!r} of network {member.place}: {error}") from error

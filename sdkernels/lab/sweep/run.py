@@ -13,7 +13,7 @@ from sdkernels.engine.keeping import Workers
 from sdkernels.engine.ledger import Item, Ledger
 from sdkernels.lab.sweep.condition import Condition
 from sdkernels.lab.sweep.data import true_data
-from sdkernels.lab.sweep.driver import CONDITION, NETWORK, Driver
+from sdkernels.lab.sweep.driver import CONDITION, NETWORK, Driver, Way
 from sdkernels.lab.sweep.network import Message, Work, from_bytes, work_on
 from sdkernels.lab.sweep.progress import Progress
 from sdkernels.lab.sweep.spec import Sweep
@@ -127,7 +127,8 @@ def run_sweep(
         sweep: what to run.
         store: the ledger, an SQLite file; made if it is not there.
         data_dir: where data files are, on every machine that works.
-        workers: processes that share the networks, as :class:`sdkernels.lab.cluster.RayWorkers`; None: this one.
+        workers: processes that share the networks, as :class:`sdkernels.lab.cluster.RayWorkers`, or, where there are
+            fewer networks than workers, each measurement's tiles; None: this one does it all.
         device: ``"auto"``: CUDA where a worker has it; or ``"cpu"``, ``"cuda"``.
         show_progress: a bar over networks and conditions, with the time left.
 
@@ -149,14 +150,23 @@ def run_sweep(
         (2, torch.Size([2, 5]))
     """
     path, folder = Path(store), None if data_dir is None else Path(data_dir)
-    everyone: Workers = Here() if workers is None else workers
     with Ledger(path) as ledger:
-        driver = Driver(ledger, sweep, folder, path.resolve() if workers is None else None, device)
+        driver = Driver(ledger, sweep, folder, device)
         with Progress(sweep, driver.pieces, driver.finished(), show_progress) as progress:
-            while any(True for _ in driver.missing()):  # again, where another process has trained a network meanwhile
-                for name, message in everyone.run(_Start(), driver.missing()):
-                    driver.keep(int(str(name)), message)
-                    progress.see(int(str(name)), message)
+
+            def finish(everyone: Workers, way: Way) -> None:
+                while any(True for _ in driver.missing(way)):  # again, where another process has trained one meanwhile
+                    for name, message in everyone.run(_Start(), driver.missing(way)):
+                        driver.keep(int(str(name)), message)
+                        progress.see(int(str(name)), message)
+
+            if workers is None:
+                finish(Here(), Way(store=path.resolve()))
+            elif len(sweep.groups) >= workers.count:
+                finish(workers, Way())
+            else:  # too few to keep all workers busy: they share the tiles of each measurement
+                finish(workers, Way(measures=False))
+                finish(Here(), Way(store=path.resolve(), workers=workers))
     done = Networks(sweep, path, driver.keys, folder, driver.failed)
     if done.failed:
         raise NetworksFailedError(done)
