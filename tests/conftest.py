@@ -7,6 +7,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+if os.environ.pop("PYTEST_XDIST_WORKER", None):  # several processes test at once: each takes its part of the cores
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that tests start
+
 settings.register_profile("sdkernels", deadline=None, derandomize=True, max_examples=200)
 settings.load_profile("sdkernels")
 

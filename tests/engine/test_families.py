@@ -86,7 +86,7 @@ def test_sets_do_not_share_memory_with_the_users_tensor():
         ([[0], [1, 5]], ValueError, r"units\[1\] names unit 5; the pooled units of all layers are 0\.\.4"),
         ([[1, 0, 1]], ValueError, r"units\[0\] names unit 1 more than once"),
         ([[0.0, 1.0]], ValueError, r"units\[0\] must hold integers 0\.\.4; got torch.float32 \[2\]"),
-        ([torch.rand(2)], ValueError, r"units\[0\] must hold integers"),
+        ([torch.full((2,), 0.5)], ValueError, r"units\[0\] must hold integers"),
         ([[[0]]], ValueError, r"units\[0\] must hold integers 0\.\.4; got torch.int64 \[1, 1\]"),
         ([torch.zeros(1, 5)], ValueError, r"units\[0\] \[1, 5\] must be a 1-d set"),
         ([[True, False]], ValueError, r"units\[0\] holds bools; masks come as one bool tensor \[K, 5\]"),
@@ -99,13 +99,13 @@ def test_sets_do_not_share_memory_with_the_users_tensor():
         ("all", TypeError, "units is a str; give a list of index lists"),
         (3, TypeError, "units is a int"),
         (iter([[0]]), TypeError, "units is a list_iterator"),
-        (torch.rand(2, 5), ValueError, r"units is a torch.float32 tensor \[2, 5\]; give a bool tensor \[K, 5\]"),
+        (torch.full((2, 5), 0.5), ValueError, r"units is a torch.float32 tensor \[2, 5\]; give a bool tensor \[K, 5\]"),
         (torch.ones(2, 5).long(), ValueError, r"units is a torch.int64 tensor \[2, 5\]; give a bool tensor"),
         (torch.ones(2, 4).bool(), ValueError, r"units \[2, 4\] must be \[K, 5\]"),
         (torch.ones(5).bool(), ValueError, r"units \[5\] must be \[K, 5\]"),
         (torch.zeros(0, 5).bool(), ValueError, r"units \[0, 5\] must be \[K, 5\]: .*K at least 1"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if "0x" in str(value) else str(value),
 )
 def test_bad_sets_are_refused(units, error, says):
     with pytest.raises(error, match=says):
