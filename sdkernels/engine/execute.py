@@ -11,7 +11,7 @@ from sdkernels.engine.job import Job, Outcome, Tally
 from sdkernels.engine.keeping import Keeping
 from sdkernels.engine.parts import run_in_parts
 from sdkernels.engine.plan import Plan
-from sdkernels.engine.runner import GraphRunner, LoopRunner, Runner
+from sdkernels.engine.runner import GraphRunner, LoopRunner, Runner, loop_instead
 
 
 def run(
@@ -49,12 +49,6 @@ def open_runner_of(job: Job, *, method: str, configs_per_batch: int | None, memo
         return GraphRunner(job, configs_per_batch, memory_fraction)
     except UntraceableError as error:
         return loop_instead(job, error)
-
-
-def loop_instead(job: Job, error: UntraceableError) -> Runner:
-    """Hooks, from here on."""
-    warn(f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}")
-    return LoopRunner(job, str(error))
 
 
 def _run_here(job: Job, runner: Runner) -> tuple[Tally, Plan]:

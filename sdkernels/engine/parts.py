@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sdkernels.engine.batches import Batch
-from sdkernels.engine.checks import warn
 from sdkernels.engine.elsewhere import layout_for, run_elsewhere
 from sdkernels.engine.graph import UntraceableError
 from sdkernels.engine.job import Job, Tally
 from sdkernels.engine.keeping import FIRST_EXAMPLES, Keeping, Layout, cut, digest_of
 from sdkernels.engine.ledger import Run
 from sdkernels.engine.plan import Plan
-from sdkernels.engine.runner import LoopRunner, Runner
+from sdkernels.engine.runner import Runner, loop_instead
 
 LEAST_EXAMPLES = 32  # of a tile
 TILE_SECONDS = 10.0  # as much work may be lost when a process is killed
@@ -99,8 +98,7 @@ class _Here:
         try:
             tally = self._runners[index].score(batch)
         except UntraceableError as error:  # inputs of another shape
-            warn(f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}")
-            self._runners[index] = LoopRunner(job, str(error))
+            self._runners[index] = loop_instead(job, error)
             tally = self._runners[index].score(batch)
         if self._run is None:
             layout = self._choose_layout(time.perf_counter() - begin, len(batch.labels), self._runners[index].size)

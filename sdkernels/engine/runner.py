@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from sdkernels.engine.batches import Batch, check_labels
-from sdkernels.engine.checks import PROBE_EXAMPLES, check_class_means, check_finite
+from sdkernels.engine.checks import PROBE_EXAMPLES, check_class_means, check_finite, warn
 from sdkernels.engine.exported import find_graph
 from sdkernels.engine.families import Noise
 from sdkernels.engine.graph import UntraceableError, is_close
@@ -225,3 +225,9 @@ def _change_of(job: Job) -> Callable[[int, Batch], Change]:
 def _even(tile: int, examples: int | None) -> int:
     """Examples a tile, all about alike: a small last one would use the processor badly."""
     return tile if examples is None else math.ceil(examples / math.ceil(examples / tile))
+
+
+def loop_instead(job: Job, error: UntraceableError) -> Runner:
+    """Hooks, from here on, and a warning."""
+    warn(f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}")
+    return LoopRunner(job, str(error))
