@@ -1,51 +1,26 @@
-"""Whole data sets, the command line, kills, two processes at once, and the table of publishers."""
+"""Whole data sets, kills, and two processes at once."""
 
 import hashlib
-import io
 import json
 import os
-import random
-import re
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from sdkernels import cli
 from sdkernels.lab.fetching import data_sets as fetch_module
-from sdkernels.lab.fetching.data_sets import FetchError, Patience, fetch, presence
+from sdkernels.lab.fetching.data_sets import FetchError, fetch, presence
 from sdkernels.lab.fetching.folder_lock import alone_in
-from sdkernels.lab.fetching.publishers import DATA_SETS, DataFile, DataSet, Download
+from sdkernels.lab.fetching.publishers import DataFile
 from tests.lab import faulty_server as faults
 from tests.lab.faulty_server import faulty_server
-
-QUICK = Patience(timeout=2, tries=2, pause=0.01, progress=1000)
-BODY = random.Random(0).randbytes(300_000)
-TEXTS = {f"ptb.{split}.txt": f"{split} the <unk> sat\n".encode() * 50 for split in ("train", "valid", "test")}
-
-
-def md5(data):
-    return (f"md5:{hashlib.md5(data).hexdigest()}",)
-
-
-def tgz(contents):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in contents.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-ARCHIVE = tgz({f"./simple-examples/data/{name}": text for name, text in TEXTS.items()} | {"./simple-examples/x": b"x"})
+from tests.lab.small_data_sets import ARCHIVE, BODY, QUICK, TEXTS, md5, names, texts, two_files
 
 
 @pytest.fixture
@@ -57,28 +32,12 @@ def server(monkeypatch):
 
 @pytest.fixture
 def plain(server):
-    """Two files side by side."""
-    contents = {"big.gz": BODY, "small.gz": b"small"}
-    server.files.update({f"/{name}": body for name, body in contents.items()})
-    files = tuple(DataFile(name, len(body), md5(body)) for name, body in contents.items())
-    way = tuple(Download(f.name, (f"{server.address}/{f.name}",), f.size, f.checksums) for f in files)
-    return DataSet("plain", "Two files", "nobody", "none", files, (way,))
+    return two_files(server)
 
 
 @pytest.fixture
 def packed(server):
-    """Three texts in an archive, or one by one."""
-    server.files["/simple-examples.tgz"] = ARCHIVE
-    members = {f"simple-examples/data/{name}": name for name in TEXTS}
-    archive = Download(
-        "simple-examples.tgz", (server.address + "/simple-examples.tgz",), len(ARCHIVE), md5(ARCHIVE), members
-    )
-    plain = tuple(Download(name, (f"{server.address}/{name}",), None, md5(text)) for name, text in TEXTS.items())
-    return DataSet("ptb", "Texts", "nobody", "none", tuple(DataFile(name) for name in TEXTS), ((archive,), plain))
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return texts(server)
 
 
 def test_plain_files(server, plain, tmp_path):
@@ -309,64 +268,6 @@ def test_the_lock_keeps_many_apart(tmp_path):
     assert names(tmp_path) == []
 
 
-# The command line. The table's entries are replaced by the small sets above.
-
-
-@pytest.fixture
-def run(monkeypatch, plain, packed):
-    monkeypatch.setitem(DATA_SETS, "plain", plain)
-    monkeypatch.setitem(DATA_SETS, "ptb", packed)
-    monkeypatch.delenv("SDKERNELS_DATA", raising=False)
-    monkeypatch.delenv("SDKERNELS_MIRROR", raising=False)
-    return lambda *arguments, **environment: CliRunner().invoke(
-        cli.app, ["data", *map(str, arguments)], env=environment
-    )
-
-
-def test_command_fetches_several(run, tmp_path):
-    result = run("fetch", "plain", "ptb", "--data-dir", tmp_path)
-    assert result.exit_code == 0, result.output
-    assert f"plain: 2 files in {tmp_path / 'plain'}, downloaded big.gz, small.gz; verified" in result.output
-    result = run("fetch", "ptb", SDKERNELS_DATA=str(tmp_path))
-    assert f"ptb: 3 files in {tmp_path / 'ptb'}, nothing to download; verified" in result.output
-    listed = run("list", "--data-dir", tmp_path).output
-    assert f"Two files; in {tmp_path}: complete" in listed
-
-
-def test_command_lists(run):
-    output = run("list").output
-    for name, data_set in DATA_SETS.items():
-        assert re.search(rf"^{name} ", output, re.MULTILINE)
-        assert data_set.licence in output
-        assert data_set.publisher in output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["plain"], "--data-dir DIR"),
-        (["imagenet", "--data-dir", "DIR"], "there is no data set 'imagenet'"),
-        (["plain", "imagenet", "--data-dir", "DIR"], "there is no data set 'imagenet'"),
-        (["plain", "--data-dir", "/dev/null/x"], "cannot write"),
-        (["plain", "--data-dir", "DIR", "--from", "ftp://host"], "has to start with http"),
-        (["plain", "--data-dir", "DIR", "--from", "SERVER/nowhere", "--tries", "1"], "404"),
-    ],
-)
-def test_command_misuse_is_one_clear_line(run, server, tmp_path, arguments, says):
-    places = {"DIR": str(tmp_path / "data"), "SERVER/nowhere": server.address + "/nowhere"}
-    result = run("fetch", *(places.get(argument, argument) for argument in arguments))
-    assert result.exit_code == 2
-    assert says in result.stderr.splitlines()[-1]
-    assert result.stderr.splitlines()[-1].startswith("sdkernels data fetch plain" if "plain" in arguments else "sdk")
-    assert "Traceback" not in result.output
-
-
-def test_command_asks_a_mirror(run, server, tmp_path):
-    server.files.update({f"/plain{path}": body for path, body in server.files.items()})
-    assert run("fetch", "plain", "--data-dir", tmp_path, SDKERNELS_MIRROR=server.address).exit_code == 0
-    assert {request.path for request in server.requests} == {"/plain/big.gz", "/plain/small.gz"}
-
-
 # Kills, in processes of their own: the command as a user runs it, its table replaced by a small set.
 
 COMMAND = f"""
@@ -415,38 +316,3 @@ def test_killed_and_continued(server, plain, tmp_path, how):
     assert (tmp_path / "plain" / "big.gz").read_bytes() == BODY
     assert [request.range for request in server.asked("/big.gz")] == [None, "bytes=200000-"]
     assert names(tmp_path / "plain") == [".fetched.json", "big.gz"]
-
-
-# The table.
-
-
-@pytest.mark.parametrize("name", DATA_SETS)
-def test_the_table_holds_together(name):
-    data_set = DATA_SETS[name]
-    assert data_set.name == name
-    files = [file.name for file in data_set.files]
-    assert len(set(files)) == len(files)
-    assert len({len(file.elsewhere) for file in data_set.files}) == 1
-    lengths = {"md5": 32, "sha1": 40, "sha256": 64}
-    for way in data_set.ways:
-        assert sorted(files) == sorted(got for each in way for got in (each.members.values() or [each.name]))
-        for each in way:
-            assert each.addresses
-            assert all(re.fullmatch(r"https?://[^ ]+", address) for address in each.addresses)
-            assert each.checksums, "every download has a published checksum"
-            unpacked = sum(file.size or 0 for file in data_set.files)
-            assert each.unpacked_limit >= unpacked
-    for each in [*data_set.files, *(each for way in data_set.ways for each in way)]:
-        assert "/" not in each.name
-        for checksum in each.checksums:
-            algorithm, _, digits = checksum.partition(":")
-            assert re.fullmatch(f"[0-9a-f]{{{lengths[algorithm]}}}", digits)
-
-
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
-def test_the_table_agrees_with_the_publishers_files(data_dir, name):
-    if presence(DATA_SETS[name], data_dir) != "complete":
-        pytest.skip(f"{name} is not in {data_dir}")
-    fetched = fetch(name, data_dir)
-    assert fetched.downloaded == ()
-    assert fetched.unverified == ()
