@@ -36,7 +36,7 @@ def examine() -> list[Finding]:
         _interpreter(),
         _cuda_compiler(),
         _backends(),
-        *(_package(name, what_for) for name, what_for in _PACKAGES.items()),
+        *(_package(name, *what_for) for name, what_for in _PACKAGES.items()),
     ]
 
 
@@ -46,14 +46,17 @@ def screen(findings: list[Finding]) -> str:
     return "\n".join(f"{f.name:<{width}}  {f.state:<7}  {f.detail}" for f in findings)
 
 
-_PACKAGES = {
-    "numpy": "results",
-    "pandas": "to_pandas(), recipes",
-    "matplotlib": "plot(), recipes",
-    "tqdm": "progress bars",
-    "scikit-learn": "the embedded digits",
-    "safetensors": "trained networks",
-    "typer": "the command line",
+_PACKAGES = {  # what for, and by which extra
+    "numpy": ("results", "paper"),
+    "pandas": ("to_pandas(), recipes", "paper"),
+    "matplotlib": ("plot(), recipes", "paper"),
+    "tqdm": ("progress bars", "paper"),
+    "scikit-learn": ("the embedded digits", "paper"),
+    "pillow": ("folders of images", "paper"),
+    "safetensors": ("trained networks", "paper"),
+    "typer": ("the command line", "paper"),
+    "pyarrow": ("tables as parquet", "parquet"),
+    "ray": ("work on several machines", "scale"),
 }
 
 
@@ -128,8 +131,8 @@ def _trial(backend: str, device: str) -> torch.Tensor:
     return out
 
 
-def _package(name: str, what_for: str) -> Finding:
+def _package(name: str, what_for: str, extra: str) -> Finding:
     try:
         return Finding(name, "ok", f"{version(name)} ({what_for})")
     except PackageNotFoundError:
-        return Finding(name, "missing", f'needed for {what_for}: `python -m pip install "sdkernels[paper]"`')
+        return Finding(name, "missing", f'needed for {what_for}: `python -m pip install "sdkernels[{extra}]"`')
