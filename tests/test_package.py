@@ -85,7 +85,7 @@ def test_readme_example_works_when_pasted(tmp_path):
 def test_readme_begins_with_the_two_commands():
     commands = "".join(readme_blocks("sh")).strip().splitlines()
     assert commands[0] == 'python -m pip install -c constraints.txt ".[paper]" && sdkernels reproduce fig1a'
-    assert commands[1] == 'python -m pip install -c constraints.txt -e ".[test]" && pytest'
+    assert commands[1] == 'python -m pip install -c constraints.txt -e ".[test]" && pytest -n auto --dist loadfile'
 
 
 def test_every_dependency_is_pinned_for_ci():
