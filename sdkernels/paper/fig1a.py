@@ -77,7 +77,7 @@ def reproduce(
     """Train a network a corruption level, ablate it, and write the run folder.
 
     The folder holds ``figure.png``, ``curves.csv`` (one row a level, order and point), ``report.json`` and, a level,
-    the trained network and its curve. A run that was stopped goes on with the first unfinished level.
+    the labels, the trained network and its curve. A run that was stopped goes on with the first unfinished level.
 
     Args:
         preset: ``"quick"`` (digits, seconds), ``"small"`` (10,000 MNIST images), ``"paper"`` (the published protocol).
@@ -139,6 +139,7 @@ def _run_level(
     if finished is not None:
         return dict(finished)
     labels = corrupt_labels(data.labels, level, seed_for("corruption", settings.seed))
+    folder.write(_level_file(level, "labels.safetensors"), lambda path: save_file({"labels": labels}, path))
     inputs, targets = data.inputs.to(device), labels.to(device)
     model = mlp(inputs.shape[1], settings.hidden, data.classes, seed_for("initialisation", settings.seed)).to(device)
     training = _train_or_load(model, level, settings, inputs, targets, folder, show_progress)

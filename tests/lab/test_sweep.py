@@ -6,6 +6,7 @@ from functools import partial
 
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
@@ -82,6 +83,11 @@ def test_a_sweep_is_what_calls_by_hand_give(changes, store):
     )
     assert (record["test_accuracy"], record["test_loss"]) == (tested.accuracy, tested.loss)
     assert not found.training
+    assert done.labels(0).equal(labels)
+    with Ledger(store) as ledger:  # kept with the network, where they are not the data's own
+        assert ("training labels" in safetensors.torch.load(ledger.item("network", done.keys[0]).content)) == bool(
+            own.corruption
+        )
     curve = sd.cumulative_ablation(model, ["relu1"], (data.inputs, labels), orders=2, points=5, seed=3)
     assert done.result(0, "ablation").correct.equal(curve.correct)
     assert done.summary(0, "ablation")["auc"] == pytest.approx(float(curve.auc().mean()))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
 from sdkernels import AblationCurve
 from sdkernels.lab.datasets import load
@@ -31,6 +32,10 @@ def test_run_folder_holds_figure_curves_and_report(tmp_path, capsys):
         curve = AblationCurve.load(out / f"corruption-{level['corruption']}" / "curve.npz")
         assert curve.auc().tolist() == level["auc"]
         assert (curve.correct[:, 0] == 80).all(), "an intact network that memorised is right everywhere"
+        (labels,) = load_file(out / f"corruption-{level['corruption']}" / "labels.safetensors").values()
+        true = load("digits", split="all").first(80).labels
+        assert labels.bincount().tolist() == true.bincount().tolist()
+        assert float((labels != true).double().mean()) == level["labels_changed"]
         rows = table[(table.corruption == level["corruption"]) & (table.order == 1)]
         assert rows.correct.tolist() == curve.correct[1].tolist()
     assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG"

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 import sdkernels as sd
 from sdkernels.analysis.scored import Scored
@@ -34,6 +34,10 @@ RESULTS: dict[str, type[Scored]] = {
     "unit_importance": sd.UnitImportance,
     "noise_robustness": sd.NoiseCurve,
 }
+
+
+# Beside a network's tensors: the labels that it was trained on, int64 [N], where some were corrupted.
+LABELS = "training labels"
 
 
 class Message(NamedTuple):
@@ -116,7 +120,7 @@ def work_on(work: Work) -> Iterator[Message]:
         if member.place in failed:
             continue
         if member.network is not None:  # as it is kept, if it was trained again beside others
-            model.load_state_dict(load(member.network))
+            model.load_state_dict(weights_of(member.network))
         model.eval()
         for condition in member.conditions:
             yield _measure(work, member, condition, model)
@@ -230,6 +234,8 @@ def _trained(
         tested = evaluate(model, held_out)
         record |= {"test_accuracy": tested.accuracy, "test_loss": tested.loss}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if member.settings.corruption:
+        tensors[LABELS] = data.labels
     return Message(member.place, "network", "", record, save(tensors))
 
 
@@ -249,6 +255,11 @@ def _measure(work: Work, member: Member, condition: Condition, model: nn.Module)
     except (TypeError, ValueError) as error:  # of an argument's value, as the function alone knows what it takes
         raise ValueError(f"measure {condition.name!r} of network {member.place}: {error}") from error
     return Message(member.place, "condition", condition.name, summary(result), to_bytes(result))
+
+
+def weights_of(content: bytes) -> dict[str, Tensor]:
+    """A finished network's tensors, by their names in the model."""
+    return {name: tensor for name, tensor in load(content).items() if name != LABELS}
 
 
 def summary(result: Scored) -> dict[str, float]:

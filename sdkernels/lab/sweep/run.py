@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 
 from sdkernels.analysis.scored import Scored
 from sdkernels.engine.keeping import Workers
@@ -14,7 +14,7 @@ from sdkernels.engine.ledger import Item, Ledger
 from sdkernels.lab.sweep.condition import Condition
 from sdkernels.lab.sweep.data import true_data
 from sdkernels.lab.sweep.driver import CONDITION, NETWORK, Driver, Way
-from sdkernels.lab.sweep.network import Message, Work, from_bytes, work_on
+from sdkernels.lab.sweep.network import LABELS, Message, Work, from_bytes, weights_of, work_on
 from sdkernels.lab.sweep.progress import Progress
 from sdkernels.lab.sweep.spec import Sweep
 
@@ -64,8 +64,13 @@ class Networks:
         """A trained network, in evaluation mode."""
         settings = self.sweep.networks[index]
         model = settings.build(true_data(settings, self.data_dir))
-        model.load_state_dict(load(self._item(NETWORK, self.keys[index]).content))
+        model.load_state_dict(weights_of(self._item(NETWORK, self.keys[index]).content))
         return model.eval()
+
+    def labels(self, index: int) -> Tensor:
+        """The labels that a network was trained on, int64 [N]: where some were corrupted, as they were kept with it."""
+        kept = load(self._item(NETWORK, self.keys[index]).content).get(LABELS)
+        return true_data(self.sweep.networks[index], self.data_dir).labels if kept is None else kept
 
     def result(self, index: int, condition: str) -> Scored:
         """What a network's measurement gave."""
