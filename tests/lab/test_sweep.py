@@ -85,9 +85,8 @@ def test_a_sweep_is_what_calls_by_hand_give(changes, store):
     assert not found.training
     assert done.labels(0).equal(labels)
     with Ledger(store) as ledger:  # kept with the network, where they are not the data's own
-        assert ("training labels" in safetensors.torch.load(ledger.item("network", done.keys[0]).content)) == bool(
-            own.corruption
-        )
+        kept = safetensors.torch.load(ledger.item("network", done.keys[0]).content)
+    assert ("training labels" in kept) == bool(own.corruption)
     curve = sd.cumulative_ablation(model, ["relu1"], (data.inputs, labels), orders=2, points=5, seed=3)
     assert done.result(0, "ablation").correct.equal(curve.correct)
     assert done.summary(0, "ablation")["auc"] == pytest.approx(float(curve.auc().mean()))
