@@ -52,6 +52,7 @@ _PACKAGES = {  # what for, and by which extra
     "matplotlib": ("plot(), recipes", "paper"),
     "tqdm": ("progress bars", "paper"),
     "scikit-learn": ("the embedded digits", "paper"),
+    "scipy": ("tests of published claims", "paper"),
     "pillow": ("folders of images", "paper"),
     "safetensors": ("trained networks", "paper"),
     "typer": ("the command line", "paper"),
