@@ -11,7 +11,7 @@ from sdkernels.analysis.passes import KIND as PASS
 from sdkernels.analysis.passes import ROWS_KIND as PASS_ROWS
 from sdkernels.engine.ledger import Item, Ledger, LedgerError, Run
 from sdkernels.lab.sweep.driver import CONDITION, NETWORK, STATE
-from sdkernels.lab.sweep.network import from_bytes
+from sdkernels.lab.sweep.results import from_bytes
 
 _TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -232,6 +232,7 @@ def _told(settings: dict[str, Any]) -> str:
     training = settings.get("training", {})
     values = {"corruption": settings.get("corruption"), "learning rate": training.get("learning_rate")}
     words = [f"{name} {value:g}" for name, value in values.items() if value]
+    words += [f"epoch {settings['until']}"] if "until" in settings else []
     return ", ".join([*words, f"seed {settings['seed']}"])
 
 

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load
 
 from sdkernels.engine.ledger import Ledger
-from sdkernels.lab.sweep.network import from_bytes
+from sdkernels.lab.sweep.results import from_bytes
 from tests.lab import forking
 
 MEASURES = """

@@ -12,6 +12,7 @@ from sdkernels.lab.models import layer_names
 from sdkernels.lab.sweep.condition import Condition
 from sdkernels.lab.sweep.data import measured_data, test_data, true_data
 from sdkernels.lab.sweep.network import Member, Message, Work
+from sdkernels.lab.sweep.settings import are_of_one_training
 from sdkernels.lab.sweep.spec import Sweep
 
 NETWORK, STATE, CONDITION = "network", "training state", "condition"
@@ -139,11 +140,12 @@ class Driver:
         )
 
     def _all_keys(self) -> tuple[str, ...]:
-        found: list[str] = []
+        found: dict[int, str] = {}
         for group in self._groups:
             alone = [self._key(place) for place in group]
-            found += alone if len(group) == 1 else [Digest(key, alone).hex for key in alone]
-        return tuple(found)
+            one = are_of_one_training([self._sweep.networks[place] for place in group])
+            found |= zip(group, alone if one else [Digest(key, alone).hex for key in alone], strict=True)
+        return tuple(found[place] for place in range(len(found)))
 
     def _key(self, place: int) -> str:
         """Of a network that is trained by itself; all that is wrong with it, or its measures, shows before any work."""

@@ -5,7 +5,6 @@ asked keeps the messages.
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,15 +25,9 @@ from sdkernels.lab.models import layer_names
 from sdkernels.lab.seeds import seed_for
 from sdkernels.lab.sweep.condition import Condition
 from sdkernels.lab.sweep.data import measured_data, test_data, training_data
-from sdkernels.lab.sweep.settings import NetworkSettings
+from sdkernels.lab.sweep.results import summary, to_bytes
+from sdkernels.lab.sweep.settings import NetworkSettings, are_of_one_training
 from sdkernels.lab.training import DivergedError, Trainer, Training, evaluate
-
-RESULTS: dict[str, type[Scored]] = {
-    "cumulative_ablation": sd.AblationCurve,
-    "unit_importance": sd.UnitImportance,
-    "noise_robustness": sd.NoiseCurve,
-}
-
 
 # Beside a network's tensors: the labels that it was trained on, int64 [N], where some were corrupted.
 LABELS = "training labels"
@@ -48,7 +41,7 @@ class Message(NamedTuple):
     name: str  # the condition's; else ""
     record: dict[str, Any]
     content: bytes
-    done: float = 1.0  # of the training, at most
+    done: float = 1.0  # of a training under way: as which part of the group's networks it counts
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class Work:
     """Networks that are trained together, often one, and what of them is finished.
 
     Attributes:
-        members: the networks.
+        members: the networks: side by side in one ensemble, or moments of one training.
         data_dir: where data files are, on the machine that does the work.
         checkpoint_seconds: at least so much time lies between two states of the training.
         state, record: content and record of the last one; None: the training begins.
@@ -107,28 +100,31 @@ def work_on(work: Work) -> Iterator[Message]:
     device = work.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = [training_data(member.settings, work.data_dir) for member in work.members]
-    models = [member.settings.build(own).to(device) for member, own in zip(work.members, data, strict=True)]
-    failed = set()
+    alone = are_of_one_training([member.settings for member in work.members])
+    trained = work.members[:1] if alone else work.members  # the others are moments of its training
+    data = [training_data(member.settings, work.data_dir) for member in trained]
+    models = [member.settings.build(own).to(device) for member, own in zip(trained, data, strict=True)]
+    measured = {member.place: member.network for member in work.members if member.conditions}
     if any(member.network is None for member in work.members):
-        train = _train_alone if len(models) == 1 else _train_together
+        train = _train_alone if alone else _train_together
         for message in train(work, models, data):
-            if message.what == "failure":
-                failed.add(message.place)
+            if message.what == "network" and message.place in measured:
+                measured[message.place] = message.content
             yield message
-    for member, model in zip(work.members, models, strict=True):
-        if member.place in failed:
+    for index, member in enumerate(work.members):
+        content = measured.pop(member.place, None)
+        if content is None:  # nothing is to be measured, or its training has failed
             continue
-        if member.network is not None:  # as it is kept, if it was trained again beside others
-            model.load_state_dict(weights_of(member.network))
+        model = models[0 if alone else index]
+        model.load_state_dict(weights_of(content))  # as they are kept, whatever was trained since
         model.eval()
         for condition in member.conditions:
             yield _measure(work, member, condition, model)
 
 
 def _train_alone(work: Work, models: list[nn.Module], data: list[LabelledData]) -> Iterator[Message]:
-    ((member,), (model,), (own,)) = work.members, models, data
-    settings = member.settings
+    ((model,), (own,), settings) = models, data, work.members[0].settings
+    missing = [member for member in work.members if member.network is None]
     trainer = Trainer(model, own, settings.training, seed=seed_for("shuffling", settings.seed))
     _take_up(trainer, work)
     last = time.monotonic()
@@ -138,17 +134,22 @@ def _train_alone(work: Work, models: list[nn.Module], data: list[LabelledData]) 
             raise _Pause
 
     try:
-        while not trainer.finished:
+        while missing:
             try:
                 trainer.run_epoch(pause)
             except _Pause:
-                yield _state(work, trainer)
+                yield _state(work, trainer, len(missing))
                 last = time.monotonic()
-        training = trainer.result()
+                continue
+            # Before the next state: whoever goes on from a state finds the networks of the epochs before it.
+            due = [member for member in missing if trainer.finished or member.settings.until == trainer.epoch]
+            missing = [member for member in missing if member not in due]
+            history = [metrics.record() for metrics in trainer.history]
+            for member in due:
+                yield _trained(work, member, model, own, trainer.result(), history)
     except DivergedError as error:
-        yield Message(member.place, "failure", "", {"error": str(error)}, b"")
-        return
-    yield _trained(work, member, model, own, training, [metrics.record() for metrics in trainer.history])
+        for member in missing:
+            yield Message(member.place, "failure", "", {"error": str(error)}, b"")
 
 
 def _train_together(work: Work, models: list[nn.Module], data: list[LabelledData]) -> Iterator[Message]:
@@ -165,7 +166,7 @@ def _train_together(work: Work, models: list[nn.Module], data: list[LabelledData
     while not trainer.finished:
         trainer.run_epoch()
         if time.monotonic() - last >= work.checkpoint_seconds and not trainer.finished:
-            yield _state(work, trainer)
+            yield _state(work, trainer, len(models))
             last = time.monotonic()
     for place, (member, training) in enumerate(zip(work.members, trainer.result(), strict=True)):
         if member.network is not None:
@@ -193,18 +194,25 @@ def _train_together(work: Work, models: list[nn.Module], data: list[LabelledData
 
 
 def _take_up(trainer: Trainer | EnsembleTrainer, work: Work) -> None:
-    """Go on from the last state, unless it was made on another kind of device, or by other code."""
+    """Go on from the last state, unless it was made on another kind of device, by other code, or is too late."""
     if work.state is None:
         return
     try:
+        epochs = len(work.record.get("history", ()))
+        for member in work.members:
+            if member.network is None and member.settings.until is not None and member.settings.until <= epochs:
+                raise ValueError(
+                    f"its state is of epoch {epochs + 1}, and the network after epoch {member.settings.until} is not "
+                    "there any more"
+                )
         trainer.restore(load(work.state), work.record)
     except ValueError as error:  # it is refused before anything is changed
         warn(f"the training of network {work.members[0].place} begins anew: {error}")
 
 
-def _state(work: Work, trainer: Trainer | EnsembleTrainer) -> Message:
+def _state(work: Work, trainer: Trainer | EnsembleTrainer, missing: int) -> Message:
     tensors, record = trainer.state()
-    done = trainer.step / trainer.total_steps
+    done = trainer.step / trainer.total_steps * missing / len(work.members)
     return Message(work.members[0].place, "state", "", record, save(tensors), done)
 
 
@@ -225,7 +233,7 @@ def _trained(
         "history": history,
         "seconds": sum(epoch["seconds"] for epoch in history),
         "data_sha256": data.sha256,
-        "together": len(work.members),
+        "together": 1 if are_of_one_training([own.settings for own in work.members]) else len(work.members),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
@@ -260,33 +268,3 @@ def _measure(work: Work, member: Member, condition: Condition, model: nn.Module)
 def weights_of(content: bytes) -> dict[str, Tensor]:
     """A finished network's tensors, by their names in the model."""
     return {name: tensor for name, tensor in load(content).items() if name != LABELS}
-
-
-def summary(result: Scored) -> dict[str, float]:
-    """A few numbers that say what came out."""
-    found = {"accuracy": float(result.baseline["accuracy"])}
-    if isinstance(result, sd.AblationCurve):
-        auc = result.auc()
-        found |= {"auc": float(auc.mean()), "auc_sd": float(auc.std()) if len(auc) > 1 else 0.0}
-    elif isinstance(result, sd.NoiseCurve):
-        found |= {"lowest": float(result.accuracy.mean(0).min())}
-    elif isinstance(result, sd.UnitImportance):
-        importance = result.importance("accuracy")
-        found |= {"importance": float(importance.mean()), "importance_sd": float(importance.std())}
-    return found
-
-
-def to_bytes(result: Scored) -> bytes:
-    """The file that ``result.save`` writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "result.npz"
-        result.save(path)
-        return path.read_bytes()
-
-
-def from_bytes(function: str, content: bytes) -> Scored:
-    """The opposite of :func:`to_bytes`."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "result.npz"
-        path.write_bytes(content)
-        return RESULTS[function].load(path)

@@ -47,7 +47,7 @@ class Progress:
 
     def _words(self, number: int, message: Message) -> str:
         group = self._groups[number]
-        who = f"network {message.place}" if len(group) == 1 else f"networks {group[0]} to {group[-1]}"
+        who = f"network {message.place}" if len(group) == 1 else f"networks {_told(group)}"
         if message.what == "condition":
             return f"network {message.place}: {message.name}"
         history: list[dict[str, Any]] = message.record.get("history", [])
@@ -58,3 +58,9 @@ class Progress:
         accuracy = history[-1]["accuracy"]
         least = min(accuracy) if isinstance(accuracy, (list, tuple)) else accuracy
         return f"{who}: epoch {history[-1]['epoch']}{of}, accuracy {least:.4f}"
+
+
+def _told(places: list[int]) -> str:
+    if places == [*range(places[0], places[-1] + 1)]:
+        return f"{places[0]} to {places[-1]}"
+    return ", ".join(map(str, places))

@@ -14,8 +14,9 @@ from sdkernels.engine.ledger import Item, Ledger
 from sdkernels.lab.sweep.condition import Condition
 from sdkernels.lab.sweep.data import true_data
 from sdkernels.lab.sweep.driver import CONDITION, NETWORK, Driver, Way
-from sdkernels.lab.sweep.network import LABELS, Message, Work, from_bytes, weights_of, work_on
+from sdkernels.lab.sweep.network import LABELS, Message, Work, weights_of, work_on
 from sdkernels.lab.sweep.progress import Progress
+from sdkernels.lab.sweep.results import from_bytes
 from sdkernels.lab.sweep.spec import Sweep
 
 

@@ -1,8 +1,8 @@
 """A network of a sweep by its settings, and how it is built from them."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -31,6 +31,8 @@ class NetworkSettings:
         options: what the model's function of ``sdkernels.lab.models`` takes beside the data's shapes and the seed.
         training: how.
         seed: of initialisation and shuffling, each by a seed of its own made from it.
+        until: the network as it was after so many epochs of the training; None: at its end. A training that ends
+            sooner, as all is memorised, leaves its last network.
 
     Raises:
         ValueError: a name or value that there is not.
@@ -52,6 +54,7 @@ class NetworkSettings:
     corruption: float = 0.0
     corruption_seed: int | None = None
     seed: int = 0
+    until: int | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("data", NAMES), ("split", ("train", "all")), ("model", tuple(_BUILDERS))):
@@ -68,14 +71,38 @@ class NetworkSettings:
             optional = name != "seed" and value is None
             if not optional and not is_whole(value, at_least=int(name == "examples")):
                 raise ValueError(f"{name}={value!r} must be a whole number, at least {int(name == 'examples')}")
+        if self.until is not None:
+            self._check_until(self.until)
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {**asdict(self), "training": self.training.record(), "options": dict(self.options)}
+        """As JSON holds it; without ``until`` where there is none."""
+        record = {**asdict(self), "training": self.training.record(), "options": dict(self.options)}
+        if self.until is None:
+            del record["until"]
+        return record
+
+    def identity(self) -> Any:
+        """What tells it from other networks: that of a training's last epoch is that of the training's end."""
+        is_end = self.until is not None and self.until == self.training.epochs
+        return canonical((replace(self, until=None) if is_end else self).record())
+
+    def training_run(self) -> Any:
+        """What tells its training from others: networks at several moments of one training have it in common."""
+        return canonical(replace(self, until=None).record())
 
     def key(self, untrained: nn.Module, *data_sha256: str) -> str:
         """A digest of everything that weights and accuracies depend on, the network as it was built among it."""
-        return Digest(FORMAT, canonical(self.record()), untrained, data_sha256).hex
+        return Digest(FORMAT, self.identity(), untrained, data_sha256).hex
+
+    def _check_until(self, until: object) -> None:
+        epochs = self.training.epochs
+        if epochs is None:
+            raise ValueError(
+                f"until={until!r} counts epochs, and the training is given by steps={self.training.steps}: give it by "
+                "epochs="
+            )
+        if not is_whole(until, at_least=1) or until > epochs:  # type: ignore[operator]  # a whole number is left
+            raise ValueError(f"until={until!r} must be a whole number of the training's epochs, 1..{epochs}, or None")
 
     def build(self, data: LabelledData) -> nn.Module:
         """The network, not yet trained, for this data.
@@ -95,6 +122,11 @@ class NetworkSettings:
             return _BUILDERS[self.model](data, seed_for("initialisation", self.seed), **self.options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"model {self.model!r} with options {dict(self.options)}: {error}") from error
+
+
+def are_of_one_training(networks: Sequence[NetworkSettings]) -> bool:
+    """Whether a group's networks come from one training, at several moments of it, and not from one each."""
+    return len(networks) == 1 or any(network.until is not None for network in networks)
 
 
 def flat(network: NetworkSettings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdkernels.lab.sweep.condition import Condition, is_file_name
-from sdkernels.lab.sweep.settings import NetworkSettings, canonical, flat, is_whole
+from sdkernels.lab.sweep.settings import NetworkSettings, flat, is_whole
 from sdkernels.lab.training import TrainingOptions
 
 if sys.version_info >= (3, 11):
@@ -27,7 +27,7 @@ class Sweep:
     """Networks times conditions.
 
     Attributes:
-        networks: each is trained once.
+        networks: each is trained once; those that differ in ``until`` alone are one training at several moments.
         conditions: each is measured on every network.
         name: for people; by default its tables' folder is called so.
         together: so many MLPs are trained side by side (:mod:`sdkernels.lab.ensemble`), several times sooner, with the
@@ -61,7 +61,7 @@ class Sweep:
             raise ValueError(f"two measures have one name: {', '.join(names)}")
         places: dict[str, int] = {}
         for place, network in enumerate(self.networks):
-            same = places.setdefault(json.dumps(canonical(network.record())), place)
+            same = places.setdefault(json.dumps(network.identity()), place)
             if same != place:
                 raise ValueError(f"networks {same} and {place} are the same: {self.label(place)}")
 
@@ -72,15 +72,33 @@ class Sweep:
 
     @property
     def groups(self) -> list[list[int]]:
-        """The networks that are trained together, by their places."""
-        found: list[list[int]] = []
+        """The networks that are trained together, by their places.
+
+        Those of one training, which differ in ``until`` alone, are a group wherever they stand, and that training is
+        run by itself; the others are side by side with those before them.
+        """
+        moments: dict[str, list[int]] = {}
         for index, settings in enumerate(self.networks):
-            last = found[-1] if found else []
-            if last and len(last) < self.together and _go_together(self.networks[last[0]], settings):
-                last.append(index)
+            moments.setdefault(json.dumps(settings.training_run()), []).append(index)
+        of_one = {group[0]: group for group in moments.values() if self._are_moments(group)}
+        later = {index for group in of_one.values() for index in group[1:]}
+        found: list[list[int]] = []
+        beside: list[int] = []  # the group that the next network may join
+        for index, settings in enumerate(self.networks):
+            if index in later:
+                beside = []
+            elif index in of_one:
+                found.append(of_one[index])
+                beside = []
+            elif beside and len(beside) < self.together and _go_together(self.networks[beside[0]], settings):
+                beside.append(index)
             else:
-                found.append([index])
+                beside = [index]
+                found.append(beside)
         return found
+
+    def _are_moments(self, group: list[int]) -> bool:
+        return any(self.networks[index].until is not None for index in group)
 
     @property
     def varying(self) -> list[str]:
