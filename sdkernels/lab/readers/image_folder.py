@@ -41,6 +41,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         labels: int64 ``[N]``.
         paths: N paths.
         class_names: L names; ``classes`` is L.
+        root, resize, crop, pixels, mean, std: as given.
 
     Raises:
         FileNotFoundError: ``root`` is no folder.
@@ -78,10 +79,11 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean={mean} and std={std} must be three numbers each, std positive")
         self.root, self.resize, self.crop, self.pixels = Path(root), resize, crop, pixels
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self._mean, self._std = (torch.tensor(given, dtype=torch.float32).view(3, 1, 1) for given in (mean, std))
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is no folder of images")
-        self.class_names = tuple(sorted(e.name for e in os.scandir(self.root) if e.is_dir() and _visible(e.name)))
+        self.class_names = class_folders(self.root)
         if not self.class_names:
             raise ValueError(
                 f"{self.root} holds no folders: a folder a class is needed, as in {self.root}/n01440764/NAME.JPEG"
@@ -128,6 +130,23 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             raise ValueError(f"labels {int(labels.min())}..{int(labels.max())} must be within 0..{self.classes - 1}")
         other = copy(self)
         other.labels = labels.long().cpu().clone()
+        return other
+
+    def subset(self, indices: Tensor) -> "ImageFolder":
+        """Some of the images, with all classes, even those of which none is left.
+
+        Args:
+            indices: integers ``[n]`` in 0..N-1, in the order in which the images then stand.
+
+        Raises:
+            ValueError: no index, or one that is out of range.
+        """
+        if indices.ndim != 1 or indices.dtype.is_floating_point or indices.dtype == torch.bool or not len(indices):
+            raise ValueError(f"indices {indices.dtype} {list(indices.shape)} must be integers [n], at least one")
+        if indices.min() < 0 or indices.max() >= len(self):
+            raise ValueError(f"indices {int(indices.min())}..{int(indices.max())} must be within 0..{len(self) - 1}")
+        other = copy(self)
+        other.paths, other.labels = [self.paths[i] for i in indices.tolist()], self.labels[indices.cpu().long()]
         return other
 
     def _decode(self, path: str) -> Image.Image:
@@ -188,7 +207,7 @@ def image_loader(
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     if workers is not None and workers < 0:
         raise ValueError(f"workers={workers} must not be negative")
-    processes = min(16, _cores()) if workers is None else workers
+    processes = reading_processes() if workers is None else workers
     return DataLoader(
         images,
         batch_size=batch_size,
@@ -198,6 +217,16 @@ def image_loader(
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),  # else it draws workers' seeds from the global state
     )
+
+
+def reading_processes() -> int:
+    """How many processes decode images, if nothing else is said: one a core, at most 16."""
+    return min(16, _cores())
+
+
+def class_folders(root: Path) -> tuple[str, ...]:
+    """The names of the folders in ``root``, each a class, sorted; without those that start with a dot."""
+    return tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _visible(entry.name)))
 
 
 def _images_below(folder: Path) -> list[str]:
