@@ -11,7 +11,7 @@ import sdkernels as sd
 from sdkernels.engine.digest import Digest
 from sdkernels.lab.sweep.settings import FORMAT, canonical, is_whole
 
-FUNCTIONS = ("cumulative_ablation", "unit_importance", "noise_robustness")
+FUNCTIONS = ("cumulative_ablation", "unit_importance", "noise_robustness", "unit_statistics")
 
 # Of every call of a sweep, which has the model, says where work is kept, and shows progress.
 _OWN = ("model", "data", "store", "workers", "show_progress")
@@ -26,7 +26,7 @@ class Condition:
 
     Attributes:
         name: of the table's columns and of the condition's own table.
-        function: ``"cumulative_ablation"``, ``"unit_importance"`` or ``"noise_robustness"``.
+        function: ``"cumulative_ablation"``, ``"unit_importance"``, ``"noise_robustness"`` or ``"unit_statistics"``.
         layers: as people name them (``"hidden1"``, ``"conv9"``, ``"block3.2"``), or modules' names.
         on: ``"train"``, with the labels that the network was trained on, or ``"test"``.
         examples: the first so many of them, or all.

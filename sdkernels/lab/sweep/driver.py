@@ -102,7 +102,7 @@ class Driver:
             "on": condition.on,
             "network": network,
             "settings": self._sweep.networks[message.place].record(),
-            "summary": message.record,
+            **message.record,
         }
         if not self._ledger.has_item(CONDITION, condition.key(network)):
             self._ledger.keep_item(CONDITION, condition.key(network), about, message.content)

@@ -4,6 +4,7 @@ This is what a worker does, here or on another machine. It is told what is finis
 asked keeps the messages.
 """
 
+import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import sdkernels as sd
-from sdkernels.analysis.scored import Scored
 from sdkernels.engine.checks import warn
 from sdkernels.engine.keeping import Workers
 from sdkernels.lab.ensemble import EnsembleTrainer
@@ -25,9 +25,10 @@ from sdkernels.lab.models import layer_names
 from sdkernels.lab.seeds import seed_for
 from sdkernels.lab.sweep.condition import Condition
 from sdkernels.lab.sweep.data import measured_data, test_data, training_data
-from sdkernels.lab.sweep.results import summary, to_bytes
+from sdkernels.lab.sweep.results import Result, summary, to_bytes
 from sdkernels.lab.sweep.settings import NetworkSettings, are_of_one_training
 from sdkernels.lab.training import DivergedError, Trainer, Training, evaluate
+from sdkernels.lab.training.evaluation import device_of
 
 # Beside a network's tensors: the labels that it was trained on, int64 [N], where some were corrupted.
 LABELS = "training labels"
@@ -234,7 +235,7 @@ def _trained(
         "seconds": sum(epoch["seconds"] for epoch in history),
         "data_sha256": data.sha256,
         "together": 1 if are_of_one_training([own.settings for own in work.members]) else len(work.members),
-        "threads": torch.get_num_threads(),
+        **_place(model),
         "torch": str(torch.__version__),
     }
     held_out = test_data(member.settings, work.data_dir)
@@ -250,19 +251,23 @@ def _trained(
 def _measure(work: Work, member: Member, condition: Condition, model: nn.Module) -> Message:
     chosen = measured_data(member.settings, condition.on, condition.examples, work.data_dir)
     function = getattr(sd, condition.function)
-    layers = layer_names(model, condition.layers)
+    layers, how = layer_names(model, condition.layers), {"store": work.store, **condition.arguments}
+    if "workers" in inspect.signature(function).parameters:  # a pass for statistics is not shared
+        how["workers"] = work.workers
+    begin = time.perf_counter()
     try:
-        result: Scored = function(
-            model,
-            layers,
-            (chosen.inputs, chosen.labels),
-            store=work.store,
-            workers=work.workers,
-            **condition.arguments,
-        )
+        result: Result = function(model, layers, (chosen.inputs, chosen.labels), **how)
     except (TypeError, ValueError) as error:  # of an argument's value, as the function alone knows what it takes
         raise ValueError(f"measure {condition.name!r} of network {member.place}: {error}") from error
-    return Message(member.place, "condition", condition.name, summary(result), to_bytes(result))
+    record = {"seconds": time.perf_counter() - begin, **_place(model), "summary": summary(result)}
+    return Message(member.place, "condition", condition.name, record, to_bytes(result))
+
+
+def _place(model: nn.Module) -> dict[str, Any]:
+    """Where the work was done."""
+    device = device_of(model)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "threads": torch.get_num_threads()}
 
 
 def weights_of(content: bytes) -> dict[str, Tensor]:

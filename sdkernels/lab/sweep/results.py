@@ -6,15 +6,20 @@ from pathlib import Path
 import sdkernels as sd
 from sdkernels.analysis.scored import Scored
 
-RESULTS: dict[str, type[Scored]] = {
+Result = Scored | sd.UnitStatistics
+
+RESULTS: dict[str, type[Result]] = {
     "cumulative_ablation": sd.AblationCurve,
     "unit_importance": sd.UnitImportance,
     "noise_robustness": sd.NoiseCurve,
+    "unit_statistics": sd.UnitStatistics,
 }
 
 
-def summary(result: Scored) -> dict[str, float]:
+def summary(result: Result) -> dict[str, float]:
     """A few numbers that say what came out."""
+    if isinstance(result, sd.UnitStatistics):
+        return _of_units(result)
     found = {"accuracy": float(result.baseline["accuracy"])}
     if isinstance(result, sd.AblationCurve):
         auc = result.auc()
@@ -27,7 +32,18 @@ def summary(result: Scored) -> dict[str, float]:
     return found
 
 
-def to_bytes(result: Scored) -> bytes:
+def _of_units(result: sd.UnitStatistics) -> dict[str, float]:
+    """Mean selectivity of the units that have one, mean mutual information in bits, and how many units are dead."""
+    found = {"dead": float(result.dead.sum())}
+    if int((result.class_examples > 0).sum()) > 1:
+        found["selectivity"] = float(result.selectivity(negative="nan").values.nanmean())
+    if result.edges is not None:
+        cells = result.edges.shape[1] + 1
+        found["mutual_information"] = float(result.mutual_information(min(20, cells)).values.mean())
+    return found
+
+
+def to_bytes(result: Result) -> bytes:
     """The file that ``result.save`` writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.npz"
@@ -35,7 +51,7 @@ def to_bytes(result: Scored) -> bytes:
         return path.read_bytes()
 
 
-def from_bytes(function: str, content: bytes) -> Scored:
+def from_bytes(function: str, content: bytes) -> Result:
     """The opposite of :func:`to_bytes`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.npz"

@@ -1,5 +1,6 @@
 """Runs a sweep: what is in the ledger is finished; the rest is done here or by workers, and kept as it comes."""
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from sdkernels.analysis.scored import Scored
 from sdkernels.engine.keeping import Workers
 from sdkernels.engine.ledger import Item, Ledger
 from sdkernels.lab.sweep.condition import Condition
@@ -16,7 +16,8 @@ from sdkernels.lab.sweep.data import true_data
 from sdkernels.lab.sweep.driver import CONDITION, NETWORK, Driver, Way
 from sdkernels.lab.sweep.network import LABELS, Message, Work, weights_of, work_on
 from sdkernels.lab.sweep.progress import Progress
-from sdkernels.lab.sweep.results import from_bytes
+from sdkernels.lab.sweep.results import Result, from_bytes
+from sdkernels.lab.sweep.settings import are_of_one_training
 from sdkernels.lab.sweep.spec import Sweep
 
 
@@ -73,7 +74,7 @@ class Networks:
         kept = load(self._item(NETWORK, self.keys[index]).content).get(LABELS)
         return true_data(self.sweep.networks[index], self.data_dir).labels if kept is None else kept
 
-    def result(self, index: int, condition: str) -> Scored:
+    def result(self, index: int, condition: str) -> Result:
         """What a network's measurement gave."""
         chosen = self._condition(condition)
         return from_bytes(chosen.function, self._item(CONDITION, chosen.key(self.keys[index])).content)
@@ -83,6 +84,25 @@ class Networks:
         chosen = self._condition(condition)
         found: dict[str, float] = self._item(CONDITION, chosen.key(self.keys[index])).description["summary"]
         return found
+
+    def seconds(self) -> float:
+        """What training and measuring all this took, wherever and whenever it was done.
+
+        A training counts once, however many of its networks there are. Of a measurement that was killed, what came
+        after it was begun again counts alone; of a training that has diverged, nothing does.
+        """
+        with Ledger(self.store, must_exist=True) as ledger:
+            took = {
+                kind: {item.key: item.description.get("seconds", 0.0) for item in ledger.items_without_content(kind)}
+                for kind in (NETWORK, CONDITION)
+            }
+        parts = []
+        for group in self.sweep.groups:
+            found = [took[NETWORK].get(self.keys[i], 0.0) for i in group]
+            one = are_of_one_training([self.sweep.networks[i] for i in group])
+            parts.append(max(found) if one else sum(found))
+        measured = {condition.key(key) for key in self.keys for condition in self.sweep.conditions}
+        return math.fsum([*parts, *(took[CONDITION].get(key, 0.0) for key in measured)])
 
     def _condition(self, name: str) -> Condition:
         for condition in self.sweep.conditions:
