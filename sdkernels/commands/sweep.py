@@ -1,27 +1,11 @@
 """``sdkernels sweep``: many networks, trained and measured, from one file that says which."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-
-@contextmanager
-def _workers(ray: str | None, count: int | None, cpus: int | None, gpus: float) -> Iterator[Any]:
-    """Ray's workers, if it is asked for; else this process has so many threads."""
-    if ray is None:
-        if cpus is not None:
-            import torch
-
-            torch.set_num_threads(cpus)
-        yield None
-        return
-    from sdkernels.lab.cluster import RayWorkers
-
-    with RayWorkers(ray, count=count, cpus=cpus or 1, gpus=gpus) as workers:
-        yield workers
+from sdkernels.commands.workers import Count, Cpus, Gpus, Ray, opened_workers
 
 
 def sweep(
@@ -33,15 +17,10 @@ def sweep(
     data_dir: Annotated[
         Path | None, typer.Option(envvar="SDKERNELS_DATA", help="Where the publishers' data files are.")
     ] = None,
-    ray: Annotated[
-        str | None, typer.Option(metavar="local|ADDRESS", help="Share the networks among Ray's workers.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="How many of them; by default one a core.")] = None,
-    cpus: Annotated[
-        int | None,
-        typer.Option(min=1, help="Cores, and threads, of each; by default 1, or without --ray all of the machine's."),
-    ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each; 0.5: two workers share one.")] = 0,
+    ray: Ray = None,
+    workers: Count = None,
+    cpus: Cpus = None,
+    gpus: Gpus = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train and measure every network of SPEC; run again after a stop, it goes on where it was."""
@@ -54,7 +33,7 @@ def sweep(
         ledger = store if store is not None else spec.with_suffix(".sdk")
         folder = out if out is not None else Path("runs") / chosen.name
         folder.mkdir(parents=True, exist_ok=True)  # rather than find after hours that it cannot be
-        with _workers(ray, workers, cpus, gpus) as shared:
+        with opened_workers(ray, workers, cpus, gpus) as shared:
             try:
                 done = run_sweep(chosen, ledger, data_dir=data_dir, workers=shared, device=device, show_progress=True)
             except NetworksFailedError as error:

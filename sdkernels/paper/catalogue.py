@@ -1,0 +1,17 @@
+"""The recipes, by the figures' names."""
+
+from typing import Any
+
+from sdkernels.paper.directions import fig1, fig2, fig5_batch_norm, fig6, figa1
+from sdkernels.paper.recipe import Recipe
+
+RECIPES: dict[str, Recipe[Any]] = {
+    recipe.name: recipe
+    for recipe in (
+        *(fig1.FIG1A, fig1.FIG1B, fig1.FIG1C),
+        *(fig2.FIG2A, fig2.FIG2B),
+        fig5_batch_norm.FIG5B,
+        *(fig6.FIG6A, fig6.FIG6B),
+        figa1.FIGA1,
+    )
+}

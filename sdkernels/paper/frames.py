@@ -1,0 +1,70 @@
+"""Networks and their measurements as tables that figures are drawn from and claims tested on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sdkernels.analysis.curves import AblationCurve
+from sdkernels.analysis.noise import NoiseCurve
+from sdkernels.lab.sweep import Networks
+from sdkernels.lab.sweep.settings import flat
+
+OUTCOMES = ("epochs", "train_accuracy", "train_loss", "test_accuracy", "test_loss", "memorised")
+
+
+def trained(networks: Networks) -> Iterator[int]:
+    """The places of the networks that there are: all but those whose training has diverged."""
+    return (index for index in range(len(networks)) if index not in networks.failed)
+
+
+def network_frame(networks: Networks, *settings: str) -> pd.DataFrame:
+    """One row a network: ``network``, the settings that are named, and how its training ended.
+
+    The columns of the latter are ``epochs``, ``train_accuracy``, ``train_loss``, ``test_accuracy``, ``test_loss``,
+    ``memorised``; nan where the network has no such number.
+    """
+    rows = []
+    for index in trained(networks):
+        record = networks.record(index)
+        rows.append({**_settings(networks, index, settings), **{name: record.get(name, np.nan) for name in OUTCOMES}})
+    return pd.DataFrame(rows)
+
+
+def result_frame(networks: Networks, condition: str, *settings: str) -> pd.DataFrame:
+    """One row a configuration of each network, as the result's own ``to_pandas`` has it, behind ``network`` and the
+    settings that are named."""
+    parts = []
+    for index in trained(networks):
+        table: pd.DataFrame = networks.result(index, condition).to_pandas()
+        for place, (name, value) in enumerate(_settings(networks, index, settings).items()):
+            table.insert(place, name, [value] * len(table))
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def area_frame(networks: Networks, condition: str, *settings: str, metric: str = "accuracy") -> pd.DataFrame:
+    r"""One row a network and order (or run of noise): ``network``, the settings that are named, ``order``, ``auc``.
+
+    The area under an ablation curve is over the fraction of units ablated; under a noise curve it is over the
+    logarithm of the scale, divided by that logarithm's range, so that both are mean accuracies.
+    """
+    rows: list[dict[str, Any]] = []
+    for index in trained(networks):
+        result = networks.result(index, condition)
+        if isinstance(result, AblationCurve):
+            areas = result.auc(metric).numpy()
+        elif isinstance(result, NoiseCurve):
+            across = np.log10(result.scales.numpy())
+            areas = np.trapezoid(result.metric(metric).numpy(), across, axis=1) / (across[-1] - across[0])
+        else:
+            raise TypeError(f"{condition}: a {type(result).__name__} has no area; give a curve's condition")
+        own = _settings(networks, index, settings)
+        rows += [{**own, "order": order, "auc": float(area)} for order, area in enumerate(areas)]
+    return pd.DataFrame(rows)
+
+
+def _settings(networks: Networks, index: int, names: tuple[str, ...]) -> dict[str, Any]:
+    values = flat(networks.sweep.networks[index])
+    return {"network": index, **{name: values.get(name) for name in names}}
