@@ -251,11 +251,14 @@ def agrees(
     """
     published = published_text(published, published_value)
     if interval is not None:
-        (value,) = numbers(np.reshape(np.asarray(ours, dtype=np.float64), -1)[:2], claim)
+        single = numbers(np.atleast_1d(ours), claim)
+        if len(single) != 1:
+            raise ValueError(f"{claim!r}: an interval is given, and {len(single)} numbers; give the one that it is of")
+        value = float(single[0])
         low, high = interval
         if not (isfinite(low) and isfinite(high) and low <= value <= high):
             raise ValueError(f"{claim!r}: {value:g} lies outside its interval {low:g} to {high:g}")
-        return _agreeing(Interval(float(value), float(low), float(high)), published_value, how, claim, published)
+        return _agreeing(Interval(value, float(low), float(high)), published_value, how, claim, published)
     array = numbers(ours, claim)
     if len(array) < 2:
         return _too_few(array, claim, published, of)
