@@ -156,12 +156,23 @@ def pooled_correlation(
     elif len(values) < 2:
         return untestable(claim, f"a t interval over {of} takes 2 at least, here {len(values)}", published)
     else:
-        z = mean_interval(np.arctanh(np.clip(values, -LARGEST_RHO, LARGEST_RHO)))
-        interval = Interval(*np.tanh(z).tolist())
+        interval = mean_rho(values)
         how = f"mean of Fisher's z of each rho, t interval over {len(values)} {of}"
     verdict, words = on_side(interval, 0, sign) if sign is not None else about_none(interval, cast(float, margin))
     reason = f"{how}; {words}{beside_published(interval, published_value)}"
     return Claim.found(claim, published, *interval, verdict, reason)
+
+
+def mean_rho(rhos: NDArray[np.float64]) -> Interval:
+    r"""The mean of two or more correlations ``[n]``: :math:`\tanh` of that of :math:`z = \operatorname{artanh} \rho`, and
+    of the ends of its t interval.
+
+    Example:
+        >>> [round(end, 2) for end in mean_rho(np.array([-0.42, -0.51, -0.38, -0.47]))]
+        [-0.45, -0.53, -0.35]
+    """
+    z = mean_interval(np.arctanh(np.clip(rhos, -LARGEST_RHO, LARGEST_RHO)))
+    return Interval(*np.tanh(z).tolist())
 
 
 def _pairs(x: Numbers, y: Numbers, claim: str, of: str) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
