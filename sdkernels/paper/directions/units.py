@@ -22,7 +22,7 @@ CONVOLUTIONS = named("conv", range(1, 12))
 STATISTICS = "statistics"
 
 CHOICES = {
-    "head": "unpublished: the average over space, straight to the classes; head=flatten, as part of shape, is the other",
+    "head": "unpublished: the average over space, straight to the classes; a shape with head=flatten is the other",
     "end of training": "published: 100 epochs (preset paper); else fewer, on fewer examples, of a narrower network",
 }
 
