@@ -347,6 +347,10 @@ REFUSED = {
         lambda a: {"models": [nn.Sequential(networks(1)[0].fc1, nn.Tanh(), networks(1)[0].out)]},
         "Linear .with bias., ReLU, ..., Linear; not Sequential: .*Tanh",
     ),
+    "dropout": (
+        lambda a: {"models": [mlp(64, (5,), 10, seed=0, dropout=0.1).double()]},
+        "Linear .with bias., ReLU, ..., Linear; not Sequential: .*Dropout",
+    ),
     "two architectures": (
         lambda a: {"models": [networks(1)[0], networks(1, hidden=(3,))[0]]},
         "network 1 is .*one arch",

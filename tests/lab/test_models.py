@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import sdkernels as sd
-from sdkernels.lab.models import BasicBlock, Bottleneck, ResNet, convnet, mlp, resnet18, resnet50
+from sdkernels.lab.models import BasicBlock, Bottleneck, ResNet, convnet, mlp, resnet18, resnet50, sites
 from sdkernels.lab.models.convnet import CHANNELS
 
 SMALL = {
@@ -42,6 +42,24 @@ def test_mlp_draws_what_torch_draws(seeds_torch):
     torch.manual_seed(3)
     plain = nn.Linear(6, 4)
     assert torch.equal(mlp(6, (4,), 5, seed=3).fc1.weight, plain.weight)
+
+
+def test_mlp_with_dropout():
+    plain, dropping = mlp(6, (4, 3), 5, seed=0), mlp(6, (4, 3), 5, seed=0, dropout=0.25)
+    names = [name for name, _ in dropping.named_children()]
+    assert names == ["fc1", "relu1", "drop1", "fc2", "relu2", "drop2", "out"]
+    assert [module.p for module in dropping.children() if isinstance(module, nn.Dropout)] == [0.25, 0.25]
+    assert [name for name, _ in mlp(6, (4,), 5, seed=0, dropout=0.0).named_children()] == ["fc1", "relu1", "out"]
+    assert all(torch.equal(plain.state_dict()[name], value) for name, value in dropping.state_dict().items())
+    assert sites(dropping) == {"hidden1": "relu1", "hidden2": "relu2"}
+    inputs = torch.linspace(-2, 2, 30).view(5, 6)
+    assert torch.equal(dropping.eval()(inputs), plain(inputs))
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1, float("nan"), True, "0.1"], ids=str)
+def test_a_dropout_that_there_is_not(dropout):
+    with pytest.raises(ValueError, match=r"dropout=.* must be a number, at least 0 and below 1"):
+        mlp(6, (4,), 5, seed=0, dropout=dropout)
 
 
 @pytest.mark.parametrize("head", ["average", "flatten"])

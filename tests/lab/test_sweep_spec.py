@@ -148,10 +148,14 @@ def test_a_sweep_needs_a_network():
     ("changes", "says"),
     [
         ({"options": {}}, "model 'mlp' needs the option hidden"),
-        ({"options": {"hidden": [8], "width": 2}}, "model 'mlp' has no option width; it has hidden"),
+        ({"options": {"hidden": [8], "width": 2}}, "model 'mlp' has no option width; it has dropout, hidden"),
         ({"options": {"hidden": 8}}, "hidden=8 must be a list of whole numbers"),
         ({"options": {"hidden": [8, 0]}}, "must be a list of whole numbers, at least 1"),
         ({"options": {"hidden": ["8"]}}, "must be a list of whole numbers, at least 1"),
+        ({"options": {"hidden": [8], "dropout": 1}}, "dropout=1 must be a number, at least 0 and below 1"),
+        ({"options": {"hidden": [8], "dropout": -0.1}}, "dropout=-0.1 must be a number"),
+        ({"options": {"hidden": [8], "dropout": "0.1"}}, "dropout='0.1' must be a number"),
+        ({"options": {"hidden": [8], "dropout": True}}, "dropout=True must be a number"),
         ({"model": "convnet", "options": {"classes": 3}}, "no option classes; it has batch_norm, head, width"),
         ({"model": "convnet", "options": {"head": "none"}}, "head='none': choose 'average' or 'flatten'"),
         ({"model": "convnet", "options": {"width": "wide"}}, "model 'convnet' with options {'width': 'wide'}: "),
@@ -183,6 +187,7 @@ def key(settings, *data):
     [
         {"options": {"hidden": [9]}},
         {"options": {"hidden": [8, 8]}},
+        {"options": {"hidden": [8], "dropout": 0.5}},
         {"model": "convnet", "options": {"width": 0.02}},
         {"split": "all"},
         {"examples": 100},
@@ -291,6 +296,14 @@ def test_networks_that_do_not_go_together(change):
 def test_convolutional_networks_are_trained_alone():
     convnets = [{"model": "convnet", "options": {"width": 0.02}, "seed": seed} for seed in (0, 1)]
     assert groups(9, *convnets) == [[0], [1]]
+
+
+def test_perceptrons_with_dropout_are_trained_alone():
+    dropping = [{"options": {"hidden": [8], "dropout": 0.5}, "seed": seed} for seed in (0, 1)]
+    zero = [{"options": {"hidden": [8], "dropout": 0.0}, "seed": seed} for seed in (0, 1)]
+    assert groups(9, *dropping) == [[0], [1]]
+    assert groups(9, *zero) == [[0, 1]]
+    assert groups(9, {}, *dropping, {"seed": 1}) == [[0], [1], [2], [3]]
 
 
 def test_the_documents_sweeps_can_be_read():

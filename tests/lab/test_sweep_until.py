@@ -321,3 +321,15 @@ def test_files_say_moments_in_their_grid(grid, tmp_path):
     path.write_text(path.read_text().replace("5]", "6]"))
     with pytest.raises(ValueError, match=r"mine\.toml: until=6 must be"):
         read_sweep(path)
+
+
+def test_dropout_draws_what_it_draws_unseen(store):
+    """Each moment of a training with dropout is that of one that ends there; analyses see what comes before it."""
+    dropping = {"options": {"hidden": [12], "dropout": 0.3}}
+    done = run_sweep(sweep_of(*moments(2, 5, **dropping), conditions=(ABLATION,)), store)
+    for place, until in enumerate((2, 5)):
+        model = mlp(64, (12,), 10, seed=seed_for("initialisation", 0), dropout=0.3)
+        training = train(model, load("digits"), replace(FIVE, epochs=until), seed=seed_for("shuffling", 0))
+        assert_is(done, place, model, training)
+        assert done.result(place, "ablation").layers == ("relu1",)
+        assert done.result(place, "ablation").baseline["accuracy"] == training.accuracy

@@ -149,10 +149,10 @@ def is_whole(value: object, *, at_least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
 
 
-def _mlp(data: LabelledData, seed: int, *, hidden: list[int]) -> nn.Module:
+def _mlp(data: LabelledData, seed: int, *, hidden: list[int], dropout: float = 0.0) -> nn.Module:
     if not isinstance(hidden, (list, tuple)) or not all(is_whole(units, at_least=1) for units in hidden):
         raise ValueError(f"hidden={hidden!r} must be a list of whole numbers, at least 1")
-    return models.mlp(data.flattened().inputs.shape[1], hidden, data.classes, seed)
+    return models.mlp(data.flattened().inputs.shape[1], hidden, data.classes, seed, dropout)
 
 
 def _convnet(data: LabelledData, seed: int, **options: Any) -> nn.Module:

@@ -31,8 +31,9 @@ class Sweep:
         conditions: each is measured on every network.
         name: for people; by default its tables' folder is called so.
         together: so many MLPs are trained side by side (:mod:`sdkernels.lab.ensemble`), several times sooner, with the
-            same numbers but for rounding: those that follow one another and differ in seed, learning rate, weight
-            decay and corruption alone. A network trained so is not taken for one that was trained by itself.
+            same numbers but for rounding: those without dropout that follow one another and differ in seed, learning
+            rate, weight decay and corruption alone. A network trained so is not taken for one that was trained by
+            itself.
         checkpoint_seconds: at least so far apart are the states from which a killed training goes on; 0: every step, or
             every epoch of networks that are trained together.
 
@@ -191,9 +192,11 @@ def _condition(measure: Mapping[str, Any]) -> Condition:
 
 
 def _go_together(one: NetworkSettings, other: NetworkSettings) -> bool:
+    """Whether an ensemble can train both; it has no dropout."""
     alike = replace(one.training, learning_rate=other.training.learning_rate, weight_decay=other.training.weight_decay)
     same = replace(other, seed=one.seed, corruption=one.corruption, corruption_seed=one.corruption_seed)
-    return one.model == "mlp" and replace(one, training=alike) == same
+    is_plain = one.model == "mlp" and not one.options.get("dropout")
+    return is_plain and replace(one, training=alike) == same
 
 
 def _differs(records: list[dict[str, Any]], name: str) -> bool:
