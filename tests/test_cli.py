@@ -16,32 +16,6 @@ def run():
     return lambda *arguments, **environment: CliRunner().invoke(app, list(arguments), env=environment)
 
 
-def test_reproduce_prints_the_table(run, tmp_path):
-    out = tmp_path / "run"
-    result = run("reproduce", "fig1a", "--out", str(out), "--epochs", "1", "--orders", "2", "--points", "3")
-    assert result.exit_code == 0, result.output
-    assert "AUC (mean ± sd over orders)" in result.output
-    assert result.output.count("not memorised") == 6
-    assert f"wrote {out / 'figure.png'}" in result.output.replace("\n", "")
-    assert {"figure.png", "curves.csv", "report.json"} <= {path.name for path in out.iterdir()}
-
-
-def test_a_missing_data_set_is_one_clear_line(run, tmp_path):
-    result = run("reproduce", "fig1a", "--preset", "small", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run"))
-    assert result.exit_code == 2
-    assert "train-images-idx3-ubyte.gz" in result.output
-    assert "sdkernels data fetch mnist" in result.output
-    assert "yann.lecun.com" in result.output
-    assert "Traceback" not in result.output
-    assert not (tmp_path / "run").exists()
-
-
-def test_unknown_figure(run):
-    result = run("reproduce", "fig9z")
-    assert result.exit_code == 2
-    assert "fig1a" in result.output
-
-
 def test_doctor_is_one_screen(run):
     result = run("doctor")
     assert result.exit_code == 0, result.output
@@ -74,23 +48,6 @@ def test_doctor_refuses_an_unknown_backend(run):
     result = run("doctor", SDKERNELS_BACKEND="nonsense")
     assert result.exit_code == 1
     assert "'nonsense' is no backend" in result.output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--device", "nonsense"], "device 'nonsense' cannot be used here"),
-        (["--out", "/dev/null/x"], "Not a directory"),
-        (["--seed", "-1"], "--seed"),
-        (["--preset", "small"], "read from files"),
-    ],
-)
-def test_misuse_is_one_clear_line(run, arguments, says, monkeypatch):
-    monkeypatch.delenv("SDKERNELS_DATA", raising=False)
-    result = run("reproduce", "fig1a", *arguments)
-    assert result.exit_code == 2
-    assert says in result.output
-    assert "Traceback" not in result.output
 
 
 def test_the_installed_command():

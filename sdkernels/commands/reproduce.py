@@ -48,26 +48,33 @@ def reproduce(
 ) -> None:
     """Reproduce a figure of a paper into a run folder; run again after a stop, it continues."""
     from sdkernels.lab.sweep import NetworksFailedError
-    from sdkernels.paper.catalogue import RECIPES
+    from sdkernels.paper import catalogue
     from sdkernels.paper.options import change_options, option_values
     from sdkernels.paper.reproduce import reproduce as run
 
+    recipes = catalogue.RECIPES
     if figure == "list":
-        width = max(map(len, RECIPES))
-        typer.echo("\n".join(f"{name:{width}}  {recipe.title}" for name, recipe in RECIPES.items()))
+        width = max(map(len, recipes))
+        typer.echo("\n".join(f"{name:{width}}  {recipe.title}" for name, recipe in recipes.items()))
         return
     failed = []
     try:
         wanted = parse_changes(changes or [])
-        names = list(RECIPES) if figure == "all" else [figure]
-        if options and figure in RECIPES:
-            shown = option_values(change_options(RECIPES[figure].presets[preset.value], wanted))
+        names = list(recipes) if figure == "all" else [figure]
+        known = {name: _known(wanted, recipes[name].presets[preset.value]) for name in names if name in recipes}
+        for change in wanted:
+            if figure == "all" and not any(change in own for own in known.values()):
+                raise ValueError(
+                    f"no figure has an option {change!r}; `sdkernels reproduce FIGURE --options` lists them"
+                )
+        if options and figure in recipes:
+            shown = option_values(change_options(recipes[figure].presets[preset.value], wanted))
             typer.echo("\n".join(f"{name} = {json.dumps(value)}" for name, value in shown.items()))
             return
         with opened_workers(ray, workers, cpus, gpus) as shared:
             where: dict[str, Any] = {"data_dir": data_dir, "out": out, "store": store, "workers": shared}
             for name in names:
-                own = _known(wanted, RECIPES[name].presets[preset.value]) if figure == "all" else wanted
+                own = known[name] if figure == "all" else wanted
                 try:
                     _show(run(name, preset.value, **where, device=device, fresh=fresh, **own))
                 except (ValueError, OSError, ImportError, NetworksFailedError) as error:

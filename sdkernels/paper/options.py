@@ -96,6 +96,6 @@ def _words(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin is tuple:
-        return f"a list of {_words(inner[0])}s" if inner else "a list"
-    names = {float: "number", int: "whole number", str: "text", bool: "true or false", type(None): "null"}
+        return f"a list of {_words(inner[0]).removeprefix('a ')}s" if inner else "a list"
+    names = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(kind, "a table" if origin is not None else getattr(kind, "__name__", str(kind)))

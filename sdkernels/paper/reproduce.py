@@ -79,13 +79,13 @@ def reproduce(
     check_device(device)
     recipe: Recipe[Any] = RECIPES[figure]
     options = change_options(recipe.presets[preset], changes)
-    settings = {"figure": figure, "preset": preset, "device": device, "options": option_values(options)}
+    settings = {"figure": figure, "preset": preset, "device": device, **option_values(options)}
     sweeps, absent = _sweeps(recipe, options, data_dir)
     folder = RunFolder(out / f"{figure}-{preset}", settings, FILES, fresh=fresh)
     start = time.perf_counter()
-    networks = {}
-    for part, sweep in sweeps.items():
-        networks[part] = _run(sweep, store or out / STORE, data_dir, workers, device, show_progress)
+    ledger = store or out / STORE
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    networks = {part: _run(sweep, ledger, data_dir, workers, device, show_progress) for part, sweep in sweeps.items()}
     done = Done(options, networks, absent)
     report: dict[str, Any] = {
         "figure": figure,
