@@ -167,7 +167,7 @@ class TestFingerprint:
         for split in ("train", "val"):
             os.rename(own / "imagenet" / split / "n06", own / "imagenet" / split / "n07")
         assert small(own).sha256 != small(made).sha256
-        assert small(own).spread(1).sha256 != small(made).spread(1).sha256  # of n01, and the labels mean the same
+        assert small(own).spread(1).sha256 != small(made).spread(1).sha256  # though all that is left is of n01
 
     def test_of_other_labels_parts_and_pixels(self, made):
         data = small(made)

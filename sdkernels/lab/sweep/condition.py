@@ -29,7 +29,7 @@ class Condition:
         function: ``"cumulative_ablation"``, ``"unit_importance"``, ``"noise_robustness"`` or ``"unit_statistics"``.
         layers: as people name them (``"hidden1"``, ``"conv9"``, ``"block3.2"``), or modules' names.
         on: ``"train"``, with the labels that the network was trained on, or ``"test"``.
-        examples: the first so many of them, or all.
+        examples: so many of them, the first, or of folders of images spread evenly over all; None: all.
         arguments: further keyword arguments of the function, as ``orders``, ``points``, ``scales``, ``seed``.
 
     Raises:

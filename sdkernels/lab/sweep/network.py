@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from safetensors.torch import load, save
@@ -24,9 +24,9 @@ from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.models import layer_names
 from sdkernels.lab.seeds import seed_for
 from sdkernels.lab.sweep.condition import Condition
-from sdkernels.lab.sweep.data import measured_data, test_data, training_data
+from sdkernels.lab.sweep.data import for_analysis, measured_data, reading_workers, test_data, training_data
 from sdkernels.lab.sweep.results import Result, summary, to_bytes
-from sdkernels.lab.sweep.settings import NetworkSettings, are_of_one_training
+from sdkernels.lab.sweep.settings import NetworkSettings, SweepData, are_of_one_training
 from sdkernels.lab.training import DivergedError, Trainer, Training, evaluate
 from sdkernels.lab.training.evaluation import device_of
 
@@ -123,10 +123,11 @@ def work_on(work: Work) -> Iterator[Message]:
             yield _measure(work, member, condition, model)
 
 
-def _train_alone(work: Work, models: list[nn.Module], data: list[LabelledData]) -> Iterator[Message]:
+def _train_alone(work: Work, models: list[nn.Module], data: list[SweepData]) -> Iterator[Message]:
     ((model,), (own,), settings) = models, data, work.members[0].settings
     missing = [member for member in work.members if member.network is None]
-    trainer = Trainer(model, own, settings.training, seed=seed_for("shuffling", settings.seed))
+    seed = seed_for("shuffling", settings.seed)
+    trainer = Trainer(model, own, settings.training, seed=seed, workers=reading_workers(own))
     _take_up(trainer, work)
     last = time.monotonic()
 
@@ -153,10 +154,10 @@ def _train_alone(work: Work, models: list[nn.Module], data: list[LabelledData]) 
             yield Message(member.place, "failure", "", {"error": str(error)}, b"")
 
 
-def _train_together(work: Work, models: list[nn.Module], data: list[LabelledData]) -> Iterator[Message]:
+def _train_together(work: Work, models: list[nn.Module], data: list[SweepData]) -> Iterator[Message]:
     trainer = EnsembleTrainer(
         models,
-        data[0].inputs,
+        cast(LabelledData, data[0]).inputs,  # MLPs alone are trained together, and theirs is in memory
         torch.stack([own.labels for own in data]),
         [member.settings.training for member in work.members],
         seeds=[seed_for("shuffling", member.settings.seed) for member in work.members],
@@ -221,7 +222,7 @@ def _trained(
     work: Work,
     member: Member,
     model: nn.Module,
-    data: LabelledData,
+    data: SweepData,
     training: Training,
     history: list[dict[str, Any]],
 ) -> Message:
@@ -240,7 +241,7 @@ def _trained(
     }
     held_out = test_data(member.settings, work.data_dir)
     if held_out is not None:
-        tested = evaluate(model, held_out)
+        tested = evaluate(model, held_out, workers=reading_workers(held_out))
         record |= {"test_accuracy": tested.accuracy, "test_loss": tested.loss}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if member.settings.corruption:
@@ -254,9 +255,10 @@ def _measure(work: Work, member: Member, condition: Condition, model: nn.Module)
     layers, how = layer_names(model, condition.layers), {"store": work.store, **condition.arguments}
     if "workers" in inspect.signature(function).parameters:  # a pass for statistics is not shared
         how["workers"] = work.workers
+    batch_size = condition.arguments.get("batch_size", 256)  # of a loader, which makes the batches itself
     begin = time.perf_counter()
     try:
-        result: Result = function(model, layers, (chosen.inputs, chosen.labels), **how)
+        result: Result = function(model, layers, for_analysis(chosen, batch_size), **how)
     except (TypeError, ValueError) as error:  # of an argument's value, as the function alone knows what it takes
         raise ValueError(f"measure {condition.name!r} of network {member.place}: {error}") from error
     record = {"seconds": time.perf_counter() - begin, **_place(model), "summary": summary(result)}

@@ -10,6 +10,7 @@ from torch import nn
 from sdkernels.engine.digest import Digest
 from sdkernels.lab import models
 from sdkernels.lab.datasets import NAMES
+from sdkernels.lab.folders import IMAGE_SIZE, IMAGENET, FolderData
 from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.seeds import seed_for
 from sdkernels.lab.training import TrainingOptions
@@ -17,14 +18,19 @@ from sdkernels.lab.training import TrainingOptions
 # Of the keys; goes up when the same settings would mean something else.
 FORMAT = 1
 
+SweepData = LabelledData | FolderData
+
 
 @dataclass(frozen=True)
 class NetworkSettings:
     """One network: everything that its weights depend on, but for the bytes of the data.
 
     Attributes:
-        data: a data set's name; ``examples`` of its ``split``, the first so many, or all.
-        standardise: every channel to mean 0 and standard deviation 1, by the training examples' statistics.
+        data: a data set's name, or ``"imagenet"``, which is read from folders of images as it is needed
+            (:mod:`sdkernels.lab.folders`); ``examples`` of its ``split``, the first so many, or all. Folders are sorted
+            by class: theirs are spread evenly over them.
+        standardise: every channel to mean 0 and standard deviation 1, by the training examples' statistics, of folders
+            by ImageNet's published ones.
         corruption: the fraction of training labels that are permuted among themselves.
         corruption_seed: of that; None: one made from ``seed``. Networks that memorise the same labels share it.
         model: ``"mlp"``, ``"convnet"``, ``"resnet18"`` or ``"resnet50"``.
@@ -33,6 +39,8 @@ class NetworkSettings:
         seed: of initialisation and shuffling, each by a seed of its own made from it.
         until: the network as it was after so many epochs of the training; None: at its end. A training that ends
             sooner, as all is memorised, leaves its last network.
+        image_size: of folders alone: the side of the square that is cut out of the centre, after the short side was
+            resized to ``round(image_size * 256 / 224)``; None: 224.
 
     Raises:
         ValueError: a name or value that there is not.
@@ -55,9 +63,10 @@ class NetworkSettings:
     corruption_seed: int | None = None
     seed: int = 0
     until: int | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("data", NAMES), ("split", ("train", "all")), ("model", tuple(_BUILDERS))):
+        for name, choices in (("data", (*NAMES, IMAGENET)), ("split", ("train", "all")), ("model", tuple(_BUILDERS))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         if not isinstance(self.standardise, bool):
@@ -73,13 +82,21 @@ class NetworkSettings:
                 raise ValueError(f"{name}={value!r} must be a whole number, at least {int(name == 'examples')}")
         if self.until is not None:
             self._check_until(self.until)
+        if self.data == IMAGENET:
+            self._check_folders()
+        elif self.image_size is not None:
+            raise ValueError(
+                f"image_size={self.image_size!r} is of folders of images, data={IMAGENET!r}; the images of {self.data} "
+                "have a size"
+            )
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it; without ``until`` where there is none."""
+        """As JSON holds it; without ``until`` and ``image_size`` where there is none."""
         record = {**asdict(self), "training": self.training.record(), "options": dict(self.options)}
         if self.until is None:
             del record["until"]
-        return record
+        del record["image_size"]
+        return {**record, "image_size": self.image_size or IMAGE_SIZE} if self.data == IMAGENET else record
 
     def identity(self) -> Any:
         """What tells it from other networks: that of a training's last epoch is that of the training's end."""
@@ -104,7 +121,15 @@ class NetworkSettings:
         if not is_whole(until, at_least=1) or until > epochs:  # type: ignore[operator]  # a whole number is left
             raise ValueError(f"until={until!r} must be a whole number of the training's epochs, 1..{epochs}, or None")
 
-    def build(self, data: LabelledData) -> nn.Module:
+    def _check_folders(self) -> None:
+        if self.image_size is not None and not is_whole(self.image_size, at_least=1):
+            raise ValueError(f"image_size={self.image_size!r} must be a whole number, at least 1, or None")
+        if self.split != "train":
+            raise ValueError(f"split={self.split!r}: {IMAGENET} is trained on its folder train; choose split='train'")
+        if self.model == "mlp":
+            raise ValueError(f"model='mlp' takes data that is in memory, and {IMAGENET} is not; choose a ResNet")
+
+    def build(self, data: SweepData) -> nn.Module:
         """The network, not yet trained, for this data.
 
         Raises:
@@ -155,16 +180,16 @@ def _mlp(data: LabelledData, seed: int, *, hidden: list[int], dropout: float = 0
     return models.mlp(data.flattened().inputs.shape[1], hidden, data.classes, seed, dropout)
 
 
-def _convnet(data: LabelledData, seed: int, **options: Any) -> nn.Module:
+def _convnet(data: SweepData, seed: int, **options: Any) -> nn.Module:
     channels, height, _ = data.shape
     return models.convnet(classes=data.classes, in_channels=channels, image_size=height, seed=seed, **options)
 
 
-def _resnet18(data: LabelledData, seed: int, **options: Any) -> nn.Module:
+def _resnet18(data: SweepData, seed: int, **options: Any) -> nn.Module:
     return models.resnet18(classes=data.classes, in_channels=data.shape[0], seed=seed, **options)
 
 
-def _resnet50(data: LabelledData, seed: int, **options: Any) -> nn.Module:
+def _resnet50(data: SweepData, seed: int, **options: Any) -> nn.Module:
     return models.resnet50(classes=data.classes, in_channels=data.shape[0], seed=seed, **options)
 
 
