@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sdkernels.paper.directions import fig1, fig2, fig5_batch_norm, fig6, figa1
+from sdkernels.paper.directions import fig1, fig2, fig5_batch_norm, fig6, fig7, figa1, figA2, figA3
 from sdkernels.paper.recipe import Recipe
 
 RECIPES: dict[str, Recipe[Any]] = {
@@ -12,6 +12,8 @@ RECIPES: dict[str, Recipe[Any]] = {
         *(fig2.FIG2A, fig2.FIG2B),
         fig5_batch_norm.FIG5B,
         *(fig6.FIG6A, fig6.FIG6B),
+        fig7.FIG7,
         figa1.FIGA1,
+        *(figA2.FIGA2, figA3.FIGA3, fig7.FIGA4),
     )
 }
