@@ -91,6 +91,7 @@ def reproduce(
         "figure": figure,
         "title": recipe.title,
         "preset": preset,
+        "changes": dict(changes),
         "options": asdict(options),
         "choices": dict(recipe.choices),
         "not_reproduced": absent,

@@ -1,0 +1,141 @@
+"""Writes the page of all figures: ``python -m sdkernels.paper.page --runs runs --page docs/reproduction.md``."""
+
+import argparse
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sdkernels.paper.catalogue import RECIPES
+from sdkernels.paper.claim import VERDICTS, Claim, claims_table
+from sdkernels.paper.recipe import PRESETS
+
+_HEAD = """# Every figure of the single-directions paper, by one command each
+
+[Morcos, Barrett, Rabinowitz, Botvinick 2018, *On the importance of single directions for generalization*](\
+https://arxiv.org/abs/1803.06959). Each figure at the largest preset that has been run so far; all of this page was
+written by `python -m sdkernels.paper.page`, from the reports of these runs.
+
+```sh
+sdkernels reproduce fig1a --preset quick                        # embedded digits, at most three minutes on two cores
+sdkernels reproduce fig1a --preset small --data-dir DIR         # MNIST and CIFAR-10: reduced data, widths and epochs
+sdkernels reproduce fig1a --preset paper --data-dir DIR         # as published, for a GPU
+sdkernels reproduce all --preset small --data-dir DIR           # every network is trained once, and shared by figures
+sdkernels reproduce fig3b --options                             # what can be changed, by --set NAME=VALUE
+```
+
+Claims are tested over networks, or over orders where there is one network of a kind, by 95 % intervals. *Does not
+hold* says no more than that these networks, at this preset, do not show it; the last column says whether they show the
+opposite, or too little to decide.
+"""
+
+
+def main() -> None:
+    """Write the page, and the pictures beside it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, nargs="+", default=[Path("runs")], help="folders of run folders")
+    parser.add_argument("--page", type=Path, default=Path("docs/reproduction.md"))
+    given = parser.parse_args()
+    reports = largest(read_reports(given.runs))
+    write_page(reports, given.page)
+
+
+def read_reports(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """All reports below these folders, each with the ``folder`` it lies in."""
+    found = []
+    for folder in folders:
+        for path in sorted(folder.glob("*/report.json")):
+            found.append({**json.loads(path.read_text()), "folder": path.parent})
+    return found
+
+
+def largest(reports: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Of each figure the report of its largest preset, in the paper's order."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for report in sorted(reports, key=lambda report: PRESETS.index(report["preset"])):
+        if report["networks"] or report["figure"] not in found:
+            found[report["figure"]] = report
+    return {name: found[name] for name in RECIPES if name in found}
+
+
+def write_page(reports: Mapping[str, Mapping[str, Any]], page: Path) -> None:
+    """The page, and a picture a figure in the folder that has the page's name."""
+    pictures = page.with_suffix("")
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name, report in reports.items():
+        if report["networks"]:
+            shutil.copyfile(Path(report["folder"]) / "figure.png", pictures / f"{name}.png")
+    sections = [_section(name, reports.get(name), pictures.name) for name in RECIPES]
+    page.write_text("\n".join([_HEAD, _summary(reports), *sections]))
+
+
+def _summary(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = ["| figure | preset | holds | does not hold | not testable | time |", "|---|---|---|---|---|---|"]
+    for name in RECIPES:
+        report = reports.get(name)
+        link = f"[{name}](#{name.lower()})"
+        if report is None:
+            rows.append(f"| {link} | not yet run | | | | |")
+        elif not report["networks"]:
+            rows.append(f"| {link} | {', '.join(report['not_reproduced'].values())} | | | | |")
+        else:
+            counts = Counter(claim["verdict"] for claim in report["claims"])
+            verdicts = " | ".join(str(counts[verdict]) for verdict in VERDICTS)
+            rows.append(f"| {link} | {report['preset']} | {verdicts} | {_time(report)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _section(name: str, report: Mapping[str, Any] | None, pictures: str) -> str:
+    lines = [f"## {name}", "", f"{RECIPES[name].title}.", ""]
+    if report is None:
+        return "\n".join([*lines, "Not yet run.", ""])
+    for part, why in report["not_reproduced"].items():
+        lines += [f"**{part}: {why}.**", ""]
+    if report["networks"]:
+        lines += [f"![{report['title']}]({pictures}/{name}.png)", ""]
+        lines += [claims_table(Claim(**claim) for claim in report["claims"]), ""]
+        lines += [f"{_networks(report)} {_machine(report)}, {_time(report)} for its networks and measurements:", ""]
+        lines += ["```sh", _command(report), "```", ""]
+    lines += ["Where the paper is silent, and in this preset:", ""]
+    lines += [f"- {what}: {choice}" for what, choice in report["choices"].items()]
+    return "\n".join([*lines, ""])
+
+
+def _networks(report: Mapping[str, Any]) -> str:
+    """How many networks, how well they were trained, and which were left out."""
+    words = []
+    for part in dict.fromkeys(network["part"] for network in report["networks"]):
+        own = [network for network in report["networks"] if network["part"] == part]
+        done = [network for network in own if "failed" not in network]
+        what = f"{len(done)} networks" if len(done) != 1 else "1 network"
+        for outcome, called in (("train_accuracy", "training"), ("test_accuracy", "test")):
+            numbers = [network[outcome] for network in done if network.get(outcome) is not None]
+            if numbers:
+                low, high = min(numbers), max(numbers)
+                what += f", {called} accuracy {low:.3f}" + (f" to {high:.3f}" if high > low else "")
+        left_out = len(own) - len(done)
+        words.append(f"{part}: {what}" + (f"; {left_out} left out, whose training diverged" if left_out else ""))
+    return "; ".join(words) + "."
+
+
+def _machine(report: Mapping[str, Any]) -> str:
+    machine = report["machine"]
+    where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
+    return f"{where}, {machine['threads']} threads, torch {machine['versions']['torch']}"
+
+
+def _time(report: Mapping[str, Any]) -> str:
+    seconds = report["seconds"]["training_and_measuring"]
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _command(report: Mapping[str, Any]) -> str:
+    data = "" if report["preset"] == "quick" else " --data-dir DIR"
+    changes = "".join(f" --set {name}={json.dumps(value)!r}" for name, value in report["changes"].items())
+    return f"sdkernels reproduce {report['figure']} --preset {report['preset']}{data}{changes}"
+
+
+if __name__ == "__main__":
+    main()

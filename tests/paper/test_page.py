@@ -1,0 +1,83 @@
+"""The page of all figures: the largest preset of each, what is missing, and nothing that no report says."""
+
+import json
+
+import pytest
+
+from sdkernels.paper.catalogue import RECIPES
+from sdkernels.paper.claims import FAILS, HOLDS, Claim
+from sdkernels.paper.page import largest, read_reports, write_page
+
+
+def _report(folder, figure, preset, ours="0.25", **more):
+    path = folder / f"{figure}-{preset}"
+    path.mkdir(parents=True)
+    (path / "figure.png").write_bytes(f"picture of {figure} {preset}".encode())
+    claims = [
+        Claim("It falls | sooner", "-0.7", ours, 0.125, 0.375, HOLDS, "12 networks"),
+        Claim("It rises", "", "0.01", -0.1, 0.1, FAILS, "undecided"),
+    ]
+    report = {
+        "figure": figure,
+        "title": RECIPES[figure].title,
+        "preset": preset,
+        "changes": {},
+        "choices": {"optimiser": "unpublished; Adam"},
+        "not_reproduced": {},
+        "machine": {"device": "cpu", "processor": "Abacus", "threads": 2, "versions": {"torch": "2.13.0"}},
+        "seconds": {"training_and_measuring": 721.0, "this_call": 1.0},
+        "networks": [
+            {"part": "corruption", "network": 0, "settings": {}, "key": "a", "train_accuracy": 1.0},
+            {"part": "corruption", "network": 1, "settings": {}, "key": "b", "train_accuracy": 0.5},
+            {"part": "corruption", "network": 2, "settings": {}, "key": "c", "failed": "diverged"},
+        ],
+        "claims": [claim.record() for claim in claims],
+        **more,
+    }
+    (path / "report.json").write_text(json.dumps(report))
+    return report
+
+
+@pytest.fixture
+def page(tmp_path):
+    runs = tmp_path / "runs"
+    _report(runs, "fig1a", "quick", ours="0.99")
+    _report(runs, "fig1a", "small", changes={"levels": [0, 1]})
+    missing = {"corruption": "not reproduced: needs ImageNet"}
+    _report(runs, "fig1c", "quick", networks=[], claims=[], not_reproduced=missing)
+    path = tmp_path / "docs" / "reproduction.md"
+    path.parent.mkdir()
+    write_page(largest(read_reports([runs])), path)
+    return path
+
+
+def test_the_largest_preset_is_shown(page):
+    text = page.read_text()
+    assert "| [fig1a](#fig1a) | small | 1 | 1 | 0 | 12 min |" in text
+    assert "0.99" not in text
+    assert (page.parent / "reproduction" / "fig1a.png").read_bytes() == b"picture of fig1a small"
+    assert f"![{RECIPES['fig1a'].title}](reproduction/fig1a.png)" in text
+
+
+def test_a_section_says_claims_networks_machine_time_command_and_choices(page):
+    section = page.read_text().split("## fig1a")[1].split("## fig1b")[0]
+    assert r"| It falls \| sooner | -0.7 | 0.25 (0.12 to 0.38) | holds | 12 networks |" in section
+    assert "2 networks, training accuracy 0.500 to 1.000; 1 left out, whose training diverged" in section
+    assert "Abacus, 2 threads, torch 2.13.0, 12 min" in section
+    assert "sdkernels reproduce fig1a --preset small --data-dir DIR --set levels='[0, 1]'" in section
+    assert "- optimiser: unpublished; Adam" in section
+
+
+def test_what_was_not_run_is_said(page):
+    text = page.read_text()
+    assert "| [fig1b](#fig1b) | not yet run |" in text
+    assert "| [fig1c](#fig1c) | not reproduced: needs ImageNet |" in text
+    assert "**corruption: not reproduced: needs ImageNet.**" in text.split("## fig1c")[1]
+    assert "![" not in text.split("## fig1c")[1]
+    assert text.count("\n## ") == len(RECIPES)
+
+
+def test_a_smaller_preset_that_ran_goes_before_a_larger_one_that_did_not(tmp_path):
+    _report(tmp_path, "fig1c", "quick")
+    _report(tmp_path, "fig1c", "small", networks=[], claims=[], not_reproduced={"corruption": "not reproduced"})
+    assert largest(read_reports([tmp_path]))["fig1c"]["preset"] == "quick"
