@@ -309,3 +309,8 @@ def test_a_whole_set_is_read_as_published(data_dir):
     images = data.test_data(settings(image_size=None, standardise=True), data_dir).images
     assert (images.resize, images.crop, images.pixels) == (256, 224, "standardised")
     assert images.paths == load_imagenet(data_dir, "test").images.paths
+
+
+def test_analyses_get_batches_of_the_size_they_ask_for(data_dir):
+    loader = data.for_analysis(data.test_data(settings(), data_dir), 5)
+    assert [tuple(inputs.shape) for inputs, _ in loader] == [*[(5, 3, 32, 32)] * 3, (3, 3, 32, 32)]
