@@ -1,6 +1,7 @@
 """Statistics of units as a measure of a sweep's networks, and what a sweep's work took and where it was done."""
 
 import time
+from functools import wraps
 
 import pytest
 import torch
@@ -73,8 +74,16 @@ def test_the_summary_stands_in_the_table(store):
     assert row["units_mutual_information"] == pytest.approx(units["mutual_information"].mean())
 
 
-def test_unit_statistics_where_workers_share_tiles(store):
-    """They go over the data themselves, whoever else there is."""
+def test_unit_statistics_where_workers_share_tiles(store, monkeypatch):
+    """They go over the data by themselves, and the other measures by all who are there."""
+    given, original = [], sd.cumulative_ablation
+
+    @wraps(original)
+    def noted(*arguments, workers, **more):
+        given.append(workers)
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(sd, "cumulative_ablation", noted)
 
     class Nobody:
         count = sharing = 2
@@ -85,7 +94,9 @@ def test_unit_statistics_where_workers_share_tiles(store):
                 for message in do(argument()):
                     yield name, message
 
-    done = run_sweep(sweep_of({}, conditions=(UNITS,)), store, workers=Nobody())
+    nobody = Nobody()
+    done = run_sweep(sweep_of({}, conditions=(UNITS, ABLATION)), store, workers=nobody)
+    assert given == [nobody]
     assert done.result(0, "units").examples == 360
 
 

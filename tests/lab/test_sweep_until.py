@@ -222,11 +222,12 @@ def test_stopped_at_any_message_it_ends_the_same(store, tmp_path, monkeypatch, e
         assert not items(path, "training state")
 
 
-def test_a_state_beyond_a_network_that_is_gone_is_not_gone_on_from(store, tmp_path, monkeypatch, epochs):
+@pytest.mark.parametrize(("stop", "epoch"), [(30, 3), (40, 4)], ids=["right after it", "later"])
+def test_a_state_beyond_a_network_that_is_gone_is_not_gone_on_from(stop, epoch, store, tmp_path, monkeypatch, epochs):
     sweep = sweep_of(*moments(1, 2, 4), checkpoint_seconds=0)
     whole = run_sweep(sweep, tmp_path / "whole.sdk")
     with monkeypatch.context() as patch:
-        seen = stop_after(patch, 40)
+        seen = stop_after(patch, stop)
         with pytest.raises(KeyboardInterrupt):
             run_sweep(sweep, store)
     assert seen.count("network") == 2
@@ -234,9 +235,11 @@ def test_a_state_beyond_a_network_that_is_gone_is_not_gone_on_from(store, tmp_pa
         ledger.drop_item("network", whole.keys[1])
     kept = items(store, "network")
     del epochs[:]
-    with pytest.warns(SdkernelsWarning, match="network 0 begins anew: .* epoch 4, and the network after epoch 2 is"):
+    with pytest.warns(
+        SdkernelsWarning, match=f"network 0 begins anew: .* epoch {epoch}, and the network after epoch 2 is"
+    ):
         run_sweep(sweep, store)
-    assert [epoch for _, epoch in epochs if epoch == 1] == [1] * 13  # with a pause after each of its steps
+    assert [begun for _, begun in epochs if begun == 1] == [1] * 13  # with a pause after each of its steps
     assert kept.items() <= items(store, "network").items()
     assert {k: c for k, (_, c) in items(store, "network").items()} == {
         k: c for k, (_, c) in items(whole.store, "network").items()
