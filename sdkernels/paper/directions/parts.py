@@ -129,9 +129,7 @@ def unit_frame(networks: Networks, part: Part, *scores: Selectivity | Informatio
 
 def joined(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The parts' tables below each other, behind a column ``part``."""
-    for name, rows in parts.items():
-        rows.insert(0, "part", name)
-    return pd.concat(parts.values(), ignore_index=True)
+    return pd.concat(parts, names=["part"]).reset_index("part").reset_index(drop=True)
 
 
 def _statistics(networks: Networks, index: int, condition: Condition) -> UnitStatistics:

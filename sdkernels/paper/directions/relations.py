@@ -129,7 +129,8 @@ def draw_by_layer(ax: Axes, found: Relation) -> None:
     ax.plot([low, high], [value, value], color="0.35", linestyle="--", label=f"all layers pooled: {text}")
     for place, (layer, colour) in enumerate(zip(found.layers, shades(len(found.layers)), strict=True), 1):
         rho, least, most = interval_of(found.of(layer))
-        ax.errorbar([place], [rho], [[rho - least], [most - rho]], color=colour, marker="o", markersize=4, capsize=2)
+        ends = [[max(rho - least, 0)], [max(most - rho, 0)]]  # a bootstrap interval may lie beside the rho of few units
+        ax.errorbar([place], [rho], ends, color=colour, marker="o", markersize=4, capsize=2)
     ax.set(xlim=(low, high), ylim=(-1.05, 1.05), ylabel=r"Spearman's $\rho$")
     name_layers(ax, found.layers)
     ax.legend(loc="lower right", bbox_to_anchor=(1, 0.99), borderaxespad=0, frameon=False)
