@@ -52,9 +52,8 @@ def test_the_figure_shows_quartiles_of_live_units_and_means_of_networks():
     table = units("CIFAR-10", selectivity=lambda depth, noise, network: depth / 10 + 0.02 * noise + 0.01 * network)
     table.loc[table.unit == 0, ["dead", "selectivity"]] = [True, np.nan]
     (ax,) = figA2.draw(STAND_IN, table).axes
-    medians = [
-        line.get_ydata()[0] for line in ax.lines if line.get_color() == "black" and line.get_marker() in ("", "None")
-    ]
+    black = [line for line in ax.lines if line.get_color() == "black"]
+    medians = [line.get_ydata()[0] for line in black if line.get_marker() != "."]
     live = table[~table.dead]
     assert medians == pytest.approx(live.groupby("depth").selectivity.median().tolist())
     means = [line.get_ydata() for line in black if line.get_marker() == "."]
