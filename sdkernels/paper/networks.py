@@ -96,7 +96,7 @@ CONVNETS = {
 # Figures 7, A2, A3 and A4: networks whose units are looked at one by one.
 MLPS = {
     "quick": _mlp("digits", 128, TrainingOptions(epochs=30, batch_size=64), repeats=4, together=4),
-    "small": _mlp("mnist", 128, TrainingOptions(epochs=20), repeats=4, together=4),
+    "small": _mlp("mnist", 128, TrainingOptions(epochs=20), examples=10_000, repeats=4, together=4),
     "paper": _mlp("mnist", 128, TrainingOptions(epochs=640), repeats=4),
 }
 RESNETS = {
