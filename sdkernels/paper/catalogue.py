@@ -2,7 +2,20 @@
 
 from typing import Any
 
-from sdkernels.paper.directions import fig1, fig2, fig5_batch_norm, fig6, fig7, figa1, figA2, figA3
+from sdkernels.paper.directions import (
+    fig1,
+    fig2,
+    fig3,
+    fig4_early_stopping,
+    fig4_selection,
+    fig5_batch_norm,
+    fig5_dropout,
+    fig6,
+    fig7,
+    figA1,
+    figA2,
+    figA3,
+)
 from sdkernels.paper.recipe import Recipe
 
 RECIPES: dict[str, Recipe[Any]] = {
@@ -10,10 +23,12 @@ RECIPES: dict[str, Recipe[Any]] = {
     for recipe in (
         *(fig1.FIG1A, fig1.FIG1B, fig1.FIG1C),
         *(fig2.FIG2A, fig2.FIG2B),
-        fig5_batch_norm.FIG5B,
+        *(fig3.FIG3A, fig3.FIG3B),
+        *(fig4_early_stopping.FIG4A, fig4_early_stopping.FIG4B, fig4_selection.FIG4C),
+        *(fig5_dropout.FIG5A, fig5_batch_norm.FIG5B),
         *(fig6.FIG6A, fig6.FIG6B),
         fig7.FIG7,
-        figa1.FIGA1,
+        figA1.FIGA1,
         *(figA2.FIGA2, figA3.FIGA3, fig7.FIGA4),
     )
 }

@@ -62,13 +62,13 @@ GENERALISING_CONVNETS = {
 
 # Figures 4a and 4b: networks while they are trained, beyond where test loss is least.
 OVERFITTING_MLPS = {
-    "quick": _mlp("digits", 512, TrainingOptions(epochs=30, batch_size=32), examples=500, repeats=3),
-    "small": _mlp("mnist", 1024, TrainingOptions(epochs=40), examples=5000, repeats=3),
+    "quick": _mlp("digits", 256, TrainingOptions(epochs=80, batch_size=32), examples=500, repeats=3),
+    "small": _mlp("mnist", 512, TrainingOptions(epochs=60), examples=2000, repeats=3),
     "paper": _mlp("mnist", 2048, TrainingOptions(epochs=640), repeats=3),
 }
 OVERFITTING_CONVNETS = {
-    "quick": _convnet("digits", 0.125, TrainingOptions(epochs=20, batch_size=32), examples=400, repeats=3),
-    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=30, batch_size=32), examples=5000, repeats=3),
+    "quick": _convnet("digits", 0.125, TrainingOptions(epochs=40, batch_size=32), examples=200, repeats=3),
+    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=30, batch_size=32), examples=2000, repeats=3),
     "paper": _convnet("cifar10", 1.0, _PUBLISHED, repeats=3),
 }
 
@@ -81,8 +81,8 @@ GRID_CONVNETS = {
 
 # Figure 5a: dropout, on true and on random labels.
 DROPOUT_MLPS = {
-    "quick": _mlp("digits", 256, _memorising(400), examples=600, repeats=2),
-    "small": _mlp("mnist", 1024, _memorising(300), examples=2000, repeats=2),
+    "quick": _mlp("digits", 256, _memorising(400), examples=400, repeats=3),
+    "small": _mlp("mnist", 512, _memorising(300), examples=1000, repeats=3),
     "paper": _mlp("mnist", 2048, TrainingOptions(epochs=5000), repeats=2),
 }
 
