@@ -11,3 +11,6 @@ FIG1A = {
     "orders": 3,
     "points": 9,
 }
+
+# Of fig5b, 6, 7 and A1 to A4; networks of 88 feature maps, with batch norm or without.
+CONVNETS = {"examples": 100, "shape": {"width": 1 / 32}, "epochs": 2, "repeats": 2}

@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from sdkernels.lab.sweep import Sweep
 from sdkernels.paper import networks
 from sdkernels.paper.claims import Claim, greater
+from sdkernels.paper.directions import compared, units
+from sdkernels.paper.directions.compared import draw_two
 from sdkernels.paper.directions.corruption import chance_of
-from sdkernels.paper.directions.units import CHOICES, convnets
-from sdkernels.paper.drawing import draw_chance, draw_curves, new_figure, shades
+from sdkernels.paper.directions.units import convnets
 from sdkernels.paper.frames import area_frame, result_frame
-from sdkernels.paper.measures import Ablation, named
+from sdkernels.paper.measures import Ablation
 from sdkernels.paper.recipe import Done, Family, Recipe
 
 PART = "batch norm"
@@ -40,15 +41,8 @@ def table(done: Done[Options]) -> pd.DataFrame:
 
 def draw(done: Done[Options], table: pd.DataFrame) -> Figure:
     """Accuracy against the fraction of feature maps ablated."""
-    options = done.options.ablation
-    figure, ((ax,),) = new_figure()
-    labels = [_words(norm) for norm in sorted(table.batch_norm.unique())]
-    draw_curves(ax, table, by="batch_norm", up=options.metrics[0], labels=labels, colours=shades(3)[1::-1])
-    draw_chance(ax, chance_of(done.networks[PART], options.metrics[0]))
-    ax.set(xlabel=f"fraction of feature maps ablated ({', '.join(options.layers)})", xlim=(0, 1))
-    ax.set(ylabel="training accuracy", ylim=(0, 1.02))
-    ax.legend()
-    return figure
+    words = {norm: _words(norm) for norm in (True, False)}
+    return draw_two(table, done.networks[PART], done.options.ablation, by="batch_norm", words=words)
 
 
 def claims(done: Done[Options], table: pd.DataFrame) -> list[Claim]:
@@ -88,22 +82,21 @@ def _claim(areas: pd.DataFrame, *, claim: str, published: str = "") -> Claim:
 
 
 def _words(batch_norm: bool) -> str:
-    return "with batch norm" if batch_norm else "without"
+    return f"with{'' if batch_norm else 'out'} batch norm"
 
 
 FIG5B = Recipe(
     "fig5b",
     "Cumulative ablation with and without batch norm, CIFAR-10 ConvNet (Morcos et al. 2018, figure 5b)",
-    {preset: Options(family, Ablation(named("conv", (9, 10, 11)))) for preset, family in networks.CONVNETS.items()},
+    {preset: Options(family, compared.ABLATIONS[preset]) for preset, family in networks.CONVNETS.items()},
     sweeps,
     table,
     draw,
     claims,
     {
-        **CHOICES,
-        "initialisation": "unpublished: as He et al. 2015, so that networks without batch norm train too; one with and "
-        "one without share their convolutions' initial weights, their shuffling and their orders",
-        "band": "one standard deviation over networks and orders",
-        "points": "unpublished; evenly spaced counts of ablated maps",
+        **units.CHOICES,
+        **compared.CHOICES,
+        "initialisation": "unpublished: as He et al. 2015, so that networks without batch norm train too. "
+        "One with and one without share their shuffling and their orders",
     },
 )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from sdkernels.lab.sweep import Sweep
 from sdkernels.paper import networks
 from sdkernels.paper.claims import Claim, greater
+from sdkernels.paper.directions.compared import TWO, legend_above
 from sdkernels.paper.directions.units import (
     CHOICES,
     CONVOLUTIONS,
@@ -19,12 +20,12 @@ from sdkernels.paper.directions.units import (
     score_frame,
     statistics_condition,
 )
-from sdkernels.paper.drawing import DASHES, new_figure, shades
+from sdkernels.paper.drawing import DASHES, new_figure
 from sdkernels.paper.recipe import Done, Family, Recipe
 
 PART = "batch norm"
 
-EDGES = 31
+BARS = 30
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,23 @@ def draw(done: Done[Options], table: pd.DataFrame) -> Figure:
     """How the score is distributed over live feature maps: means over networks, and bands of one standard deviation."""
     score = done.options.score
     live = table[~table.dead]
-    edges = np.histogram_bin_edges(live[score.column], EDGES - 1)
-    figure, ((ax,),) = new_figure()
-    for norm, colour, dash in zip((True, False), shades(3), DASHES, strict=False):
+    scores = live[score.column]
+    edges = np.histogram_bin_edges(scores, BARS, (min(0.0, scores.min()), max(1.0, scores.max())))
+    figure, ((ax,),) = new_figure(height=3.3)
+    for norm, colour, dash in zip((True, False), TWO, DASHES, strict=False):
+        own = table[table.batch_norm == norm]
         of_network = live[live.batch_norm == norm].groupby("network")[score.column]
-        if not len(of_network):
+        if own.empty or not len(of_network):
             continue
         shares = np.array([100 * np.histogram(values, edges)[0] / len(values) for _, values in of_network])
-        mean, spread = shares.mean(0), shares.std(0, ddof=1) if len(shares) > 1 else np.zeros(len(edges) - 1)
-        own = table[table.batch_norm == norm]
-        label = f"{'with' if norm else 'without'} batch norm\n({int(own.dead.sum())} of {len(own)} maps dead)"
+        mean, spread = shares.mean(0), shares.std(0, ddof=1) if len(shares) > 1 else np.zeros(BARS)
+        label = f"with{'' if norm else 'out'} batch norm\n({int(own.dead.sum())} of {len(own)} maps dead)"
         ax.stairs(mean, edges, color=colour, linestyle=dash, linewidth=1.4, label=label)
         ax.stairs(mean + spread, edges, baseline=np.maximum(mean - spread, 0), fill=True, color=colour, alpha=0.18)
         ax.axvline(of_network.mean().mean(), color=colour, linestyle=dash, linewidth=0.9)
     ax.set(xlabel=score.words, ylabel="live feature maps (%)", xlim=(edges[0], edges[-1]))
     ax.set_ylim(0)
-    ax.legend()
+    legend_above(figure, ax)
     return figure
 
 

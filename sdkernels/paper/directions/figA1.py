@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from sdkernels.lab.sweep import Sweep
 from sdkernels.paper import networks
 from sdkernels.paper.claims import Claim, paired_greater
-from sdkernels.paper.directions.corruption import chance_of
-from sdkernels.paper.directions.units import CHOICES, convnets
-from sdkernels.paper.drawing import draw_chance, draw_curves, new_figure, shades
+from sdkernels.paper.directions import compared, units
+from sdkernels.paper.directions.compared import draw_two
+from sdkernels.paper.directions.units import convnets
 from sdkernels.paper.frames import area_frame, result_frame
-from sdkernels.paper.measures import Ablation, named
+from sdkernels.paper.measures import Ablation
 from sdkernels.paper.recipe import Done, Family, Recipe
 
 PART = "clamps"
 
-CLAMPS = {"zero": "zero", "mean": "its mean"}
+CLAMPS = {"zero": "clamped to zero", "mean": "clamped to their mean"}
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,7 @@ def table(done: Done[Options]) -> pd.DataFrame:
 
 def draw(done: Done[Options], table: pd.DataFrame) -> Figure:
     """Accuracy against the fraction of feature maps clamped."""
-    options = done.options.ablation
-    figure, ((ax,),) = new_figure()
-    labels = [f"clamped to {CLAMPS[clamp]}" for clamp in sorted(CLAMPS)]
-    draw_curves(ax, table, by="clamp", up=options.metrics[0], labels=labels, colours=shades(3)[1::-1])
-    draw_chance(ax, chance_of(done.networks[PART], options.metrics[0]))
-    ax.set(xlabel=f"fraction of feature maps clamped ({', '.join(options.layers)})", xlim=(0, 1))
-    ax.set(ylabel="training accuracy", ylim=(0, 1.02))
-    ax.legend()
-    return figure
+    return draw_two(table, done.networks[PART], done.options.ablation, by="clamp", words=CLAMPS)
 
 
 def claims(done: Done[Options], table: pd.DataFrame) -> list[Claim]:
@@ -85,18 +77,17 @@ def claims(done: Done[Options], table: pd.DataFrame) -> list[Claim]:
 FIGA1 = Recipe(
     "figA1",
     "Clamping to zero against clamping to the mean, CIFAR-10 ConvNet (Morcos et al. 2018, figure A1)",
-    {preset: Options(family, Ablation(named("conv", (9, 10, 11)))) for preset, family in networks.CONVNETS.items()},
+    {preset: Options(family, compared.ABLATIONS[preset]) for preset, family in networks.CONVNETS.items()},
     sweeps,
     table,
     draw,
     claims,
     {
-        **CHOICES,
-        "mean": "of every element of a map over all training examples; mean=mean is one number a map. With measured=N, "
-        "over those N examples",
+        **units.CHOICES,
+        **compared.CHOICES,
+        "mean": "of every element of a map, over the examples that are ablated: all training examples, unless measured "
+        "says otherwise; mean=mean is one number a map",
         "networks": "how many is unpublished: the four with batch norm of figure 5b; each is clamped both ways, in the "
         "same orders",
-        "band": "one standard deviation over networks and orders",
-        "points": "unpublished; evenly spaced counts of clamped maps",
     },
 )

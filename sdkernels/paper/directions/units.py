@@ -101,12 +101,14 @@ class Information:
 def score_frame(
     networks: Networks, score: Selectivity | Information, *settings: str, condition: str = STATISTICS
 ) -> pd.DataFrame:
-    """One row a unit of each network: ``network``, the settings that are named, ``layer``, ``unit``, the score by its
-    ``column``, and ``dead``, whether the unit is 0 at every position of every example."""
+    """One row a unit of each network: ``network``, the settings that are named, ``layer`` as people name it, ``unit``,
+    the score by its ``column``, and ``dead``, whether the unit is 0 at every position of every example."""
     parts: list[pd.DataFrame] = []
+    (layers,) = (one.layers for one in networks.sweep.conditions if one.name == condition)
     for index in trained(networks):
         found = score.of(networks.result(index, condition))  # type: ignore[arg-type]  # the condition's function says so
         table: pd.DataFrame = found.to_pandas().rename(columns={found.name: score.column})
+        table["layer"] = table.layer.map(dict(zip(found.layers, layers, strict=True)))
         values = flat(networks.sweep.networks[index])
         for place, name in enumerate(settings):
             table.insert(place, name, [values.get(name)] * len(table))
