@@ -65,6 +65,13 @@ def area_frame(networks: Networks, condition: str, *settings: str, metric: str =
     return pd.DataFrame(rows)
 
 
+def robustness_frame(networks: Networks, condition: str, *settings: str, metric: str = "accuracy") -> pd.DataFrame:
+    """One row a network: as :func:`network_frame` has it, and ``auc``, the mean over orders (or runs of noise)."""
+    areas = area_frame(networks, condition, metric=metric).groupby("network").auc.mean()
+    found = network_frame(networks, *settings)
+    return found.assign(auc=found.network.map(areas))
+
+
 def _settings(networks: Networks, index: int, names: tuple[str, ...]) -> dict[str, Any]:
     values = flat(networks.sweep.networks[index])
     return {"network": index, **{name: values.get(name) for name in names}}

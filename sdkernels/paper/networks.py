@@ -55,8 +55,8 @@ CORRUPTED_RESNETS = {
 
 # Figures 3a and 3b: networks that see the same data and generalise more or less.
 GENERALISING_CONVNETS = {
-    "quick": _convnet("digits", 0.125, TrainingOptions(epochs=12, batch_size=32), examples=400, repeats=4),
-    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=20, batch_size=32), examples=5000, repeats=4),
+    "quick": _convnet("digits", 0.125, TrainingOptions(epochs=16, batch_size=32), examples=400, repeats=4),
+    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=20, batch_size=32), examples=2000, repeats=4),
     "paper": _convnet("cifar10", 1.0, _PUBLISHED, repeats=40),
 }
 
@@ -75,7 +75,7 @@ OVERFITTING_CONVNETS = {
 # Figure 4c: a grid of learning rates and batch sizes.
 GRID_CONVNETS = {
     "quick": _convnet("digits", 0.125, TrainingOptions(epochs=8), examples=400, repeats=2),
-    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=15), examples=2000, repeats=2),
+    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=15), examples=1000, repeats=2),
     "paper": _convnet("cifar10", 1.0, TrainingOptions(epochs=100), repeats=2),
 }
 
