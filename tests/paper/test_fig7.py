@@ -243,6 +243,12 @@ def test_a_single_network_is_tested_over_its_units_and_layers():
     assert alone[2].verdict == UNTESTABLE
 
 
+def test_a_layers_importance_is_that_of_its_live_units():
+    table = _cifar10(loss_gained=lambda depth, noise, network: noise - 2 * depth)
+    table.loc[(table.depth > 5) & (table.unit < 6), ["dead", "selectivity", LOSS]] = [True, np.nan, 1000.0]
+    assert fig7.claims(_stand_in(), pd.concat([_mnist(), table]))[3].verdict == HOLDS
+
+
 def test_information_that_says_something_fails():
     for made, verdict in ((_shuffled, HOLDS), (lambda d, noise, n: noise + 0.2 * n, FAILS)):
         parts = [_mnist("mutual_information", loss_gained=made), _cifar10(mutual_information=_shuffled)]
