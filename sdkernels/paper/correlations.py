@@ -164,8 +164,8 @@ def pooled_correlation(
 
 
 def mean_rho(rhos: NDArray[np.float64]) -> Interval:
-    r"""The mean of two or more correlations ``[n]``: :math:`\tanh` of that of :math:`z = \operatorname{artanh} \rho`, and
-    of the ends of its t interval.
+    r"""The mean of two or more correlations ``[n]``: :math:`\tanh` of the mean of
+    :math:`z = \operatorname{artanh} \rho`, and of the ends of its t interval.
 
     Example:
         >>> [round(end, 2) for end in mean_rho(np.array([-0.42, -0.51, -0.38, -0.47]))]

@@ -16,7 +16,8 @@ def _convnet(data: str, width: float, training: TrainingOptions, **more: Any) ->
 
 def _resnet(width: float, size: int, training: TrainingOptions, **more: Any) -> Family:
     shape = {"stride": "last", "width": width}
-    return Family("imagenet", "resnet50", shape, training, standardise=True, image_size=size, **more)
+    more |= {"standardise": True, "image_size": size, "checkpoint_seconds": 600.0}  # a state takes 300 MB
+    return Family("imagenet", "resnet50", shape, training, **more)
 
 
 def _memorising(epochs: int, batch_size: int = 128) -> TrainingOptions:
@@ -62,19 +63,19 @@ GENERALISING_CONVNETS = {
 
 # Figures 4a and 4b: networks while they are trained, beyond where test loss is least.
 OVERFITTING_MLPS = {
-    "quick": _mlp("digits", 256, TrainingOptions(epochs=80, batch_size=32), examples=500, repeats=3),
-    "small": _mlp("mnist", 512, TrainingOptions(epochs=60), examples=2000, repeats=3),
+    "quick": _mlp("digits", 256, TrainingOptions(epochs=80, batch_size=32), examples=500, repeats=5),
+    "small": _mlp("mnist", 512, TrainingOptions(epochs=60), examples=2000, repeats=4),
     "paper": _mlp("mnist", 2048, TrainingOptions(epochs=640), repeats=3),
 }
 OVERFITTING_CONVNETS = {
-    "quick": _convnet("digits", 0.125, TrainingOptions(epochs=40, batch_size=32), examples=200, repeats=3),
-    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=30, batch_size=32), examples=2000, repeats=3),
+    "quick": _convnet("digits", 0.125, TrainingOptions(epochs=30, batch_size=32), examples=800, repeats=3),
+    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=15, batch_size=32), examples=2000, repeats=3),
     "paper": _convnet("cifar10", 1.0, _PUBLISHED, repeats=3),
 }
 
 # Figure 4c: a grid of learning rates and batch sizes.
 GRID_CONVNETS = {
-    "quick": _convnet("digits", 0.125, TrainingOptions(epochs=8), examples=400, repeats=2),
+    "quick": _convnet("digits", 0.125, TrainingOptions(epochs=10), examples=400, repeats=2),
     "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=15), examples=1000, repeats=2),
     "paper": _convnet("cifar10", 1.0, TrainingOptions(epochs=100), repeats=2),
 }
@@ -82,7 +83,7 @@ GRID_CONVNETS = {
 # Figure 5a: dropout, on true and on random labels.
 DROPOUT_MLPS = {
     "quick": _mlp("digits", 256, _memorising(400), examples=400, repeats=3),
-    "small": _mlp("mnist", 512, _memorising(300), examples=1000, repeats=3),
+    "small": _mlp("mnist", 256, _memorising(300), examples=2000, repeats=3),
     "paper": _mlp("mnist", 2048, TrainingOptions(epochs=5000), repeats=2),
 }
 

@@ -1,13 +1,13 @@
 """What a figure is: networks, how they are measured, what is drawn of it, and what the paper claims."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sdkernels.lab.sweep import Networks, NetworkSettings, Sweep
+from sdkernels.lab.sweep import Condition, Networks, NetworkSettings, Sweep
 from sdkernels.lab.training import TrainingOptions
 from sdkernels.paper.claims import Claim
 
@@ -26,7 +26,7 @@ class Family:
         shape: what the model's function takes: ``{"hidden": [512, 512]}``, ``{"width": 0.25}``.
         repeats: networks of each kind, which differ in initialisation, shuffling and, if there are any, corrupted
             labels.
-        together: so many MLPs are trained side by side.
+        together, checkpoint_seconds: as :class:`~sdkernels.lab.sweep.Sweep` has them.
     """
 
     data: str
@@ -39,6 +39,11 @@ class Family:
     image_size: int | None = None
     repeats: int = 1
     together: int = 1
+    checkpoint_seconds: float = 10.0
+
+    def sweep(self, networks: Sequence[NetworkSettings], *conditions: Condition) -> Sweep:
+        """Networks of this family, each measured under these conditions."""
+        return Sweep(tuple(networks), conditions, together=self.together, checkpoint_seconds=self.checkpoint_seconds)
 
     def network(self, seed: int, repeat: int = 0, **changes: Any) -> NetworkSettings:
         """One of them.

@@ -35,7 +35,7 @@ class Options:
 def sweeps(options: Options) -> Mapping[str, Sweep]:
     """One network a level and repeat, ablated."""
     kinds = corrupted_networks(options.networks, options.levels, options.seed)
-    return {"corruption": Sweep(kinds, (options.ablation.condition(options.seed),), together=options.networks.together)}
+    return {"corruption": options.networks.sweep(kinds, options.ablation.condition(options.seed))}
 
 
 def table(done: Done[Options]) -> pd.DataFrame:

@@ -34,7 +34,7 @@ class Options:
 def sweeps(options: Options) -> Mapping[str, Sweep]:
     """The networks of figure 1, under noise."""
     kinds = corrupted_networks(options.networks, options.levels, options.seed)
-    return {"corruption": Sweep(kinds, (options.noise.condition(options.seed),), together=options.networks.together)}
+    return {"corruption": options.networks.sweep(kinds, options.noise.condition(options.seed))}
 
 
 def table(done: Done[Options]) -> pd.DataFrame:

@@ -89,7 +89,7 @@ class Part:
 
     def sweep(self, seed: int, *further: Condition) -> Sweep:
         """The networks, statistics of their units, and further measurements."""
-        return Sweep(self.settings(seed), (*self.statistics(), *further), together=self.networks.together)
+        return self.networks.sweep(self.settings(seed), *self.statistics(), *further)
 
 
 def mnist_part(preset: str) -> Part:
