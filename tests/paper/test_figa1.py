@@ -36,7 +36,7 @@ def done(folder):
 
 
 def _by_hooks(model, inputs, labels, order, counts, of_map):
-    """Examples that are right, with the first units of the order clamped to zero and to their mean."""
+    """Mean loss, with the first units of the order clamped to zero and to their mean."""
     layers = [model.get_submodule(name) for name in LAYERS]
     seen = []
     hooks = [layer.register_forward_hook(lambda _m, _i, out: seen.append(out)) for layer in layers]
@@ -59,7 +59,7 @@ def _by_hooks(model, inputs, labels, order, counts, of_map):
                 )
             )
         with torch.no_grad():
-            found[clamp].append(int((model(inputs).argmax(1) == labels).sum()))
+            found[clamp].append(float(torch.nn.functional.cross_entropy(model(inputs), labels)))
         for hook in hooks:
             hook.remove()
     return found
@@ -78,9 +78,9 @@ def test_both_clamps_are_those_of_hooks(folder, mean):
         for order, units in enumerate(orders):
             counts = sorted(table.ablated.unique())
             expected = _by_hooks(found.model(index), data.inputs, data.labels, units, counts, mean == "mean")
-            for clamp, correct in expected.items():
+            for clamp, losses in expected.items():
                 own = table[(table.clamp == clamp) & (table.network == index) & (table.order == order)]
-                assert own.correct.tolist() == correct, (index, order, clamp)
+                assert own.loss.tolist() == pytest.approx(losses, rel=1e-4), (index, order, clamp)
 
 
 def test_the_claim_is_of_the_networks_means(done):
