@@ -41,7 +41,7 @@ def explained(
 
     Example:
         >>> explained([0.1, 0.2, 0.15, 0.8, 0.9, 0.85], "aaabbb", claim="Groups matter.").found_text
-        '0.99 (0.86 to 0.99)'
+        '0.98 (0.85 to 0.99)'
     """
     given = numbers(values, claim)
     place = _places(groups, len(given), claim)
@@ -83,7 +83,7 @@ def matching(
         ValueError: clusters and groups differ in length.
 
     Example:
-        >>> found = matching([0, 0, 0, 0, 1, 1, 1, 1], "aabbccdd", claim="Clusters are groups.")
+        >>> found = matching([0] * 6 + [1] * 6, "aaabbbcccddd", claim="Clusters are groups.")
         >>> found.ours, found.verdict
         ('1.00', 'holds')
     """
@@ -146,7 +146,10 @@ def _share_at(ratio: float, above: int, below: int, p: float) -> float:
     n = above + below + 1
 
     def excess(share: float) -> float:
-        return float(stats.ncf.cdf(ratio, above, below, n * share / (1 - share))) - p
+        offset = n * share / (1 - share)
+        if offset < 1e6:
+            return float(stats.ncf.cdf(ratio, above, below, offset)) - p
+        return float(stats.chi2.sf(below * offset / (above * ratio), below)) - p  # its limit; the former gives nan
 
     if stats.f.cdf(ratio, above, below) <= p:
         return 0.0

