@@ -243,6 +243,11 @@ def test_a_single_network_is_tested_over_its_units_and_layers():
     assert alone[2].verdict == UNTESTABLE
 
 
+def test_without_later_layers_nothing_is_said_of_early_ones():
+    drive = fig7.claims(_stand_in(), pd.concat([_mnist(), _cifar10().query("depth <= 5")]))[2]
+    assert (drive.verdict, drive.reason) == (UNTESTABLE, "early=5 of 5 layers leaves none on one side")
+
+
 def test_a_layers_importance_is_that_of_its_live_units():
     table = _cifar10(loss_gained=lambda depth, noise, network: noise - 2 * depth)
     table.loc[(table.depth > 5) & (table.unit < 6), ["dead", "selectivity", LOSS]] = [True, np.nan, 1000.0]

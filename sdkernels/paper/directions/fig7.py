@@ -141,20 +141,17 @@ def _claim_no_information(name: str, rows: pd.DataFrame | None) -> Claim:
 
 def _claim_early_drive(rows: pd.DataFrame, early: int) -> Claim:
     """Over the units of early layers pooled, and over those of the others."""
-    halves = [
-        relate(half, LOSS, "selectivity").pooled for half in (rows[rows.depth <= early], rows[rows.depth > early])
-    ]
-    first, rest = (np.array([found.rho for found in half]) for half in halves)
-    known = np.isfinite(first) & np.isfinite(rest)
-    layers = rows.layer.unique()
-    return paired_greater(
-        rest[known],
-        first[known],
-        claim="CIFAR-10: early layers drive the negative correlation: that within later layers less that within early "
-        "ones",
-        published="positive (text)",
-        names=(f"{layers[early]} on", f"up to {layers[early - 1]}"),
+    claim = (
+        "CIFAR-10: early layers drive the negative correlation: that within later layers less that within early ones"
     )
+    published, layers = "positive (text)", rows.layer.unique()
+    if not 0 < early < len(layers):
+        return untestable(claim, f"early={early} of {len(layers)} layers leaves none on one side", published)
+    halves = (rows[rows.depth <= early], rows[rows.depth > early])
+    first, rest = (np.array([found.rho for found in relate(half, LOSS, "selectivity").pooled]) for half in halves)
+    known = np.isfinite(first) & np.isfinite(rest)
+    names = (f"{layers[early]} on", f"up to {layers[early - 1]}")
+    return paired_greater(rest[known], first[known], claim=claim, published=published, names=names)
 
 
 def _claim_early_matter(name: str, rows: pd.DataFrame | None) -> Claim:
