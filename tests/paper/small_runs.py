@@ -14,3 +14,27 @@ FIG1A = {
 
 # Of fig5b, 6, 7 and A1 to A4; networks of 88 feature maps, with batch norm or without.
 CONVNETS = {"examples": 100, "shape": {"width": 1 / 32}, "epochs": 2, "repeats": 2}
+
+# Of fig3a and fig3b.
+FIG3 = {
+    "examples": 60,
+    "shape": {"width": 1 / 32},
+    "epochs": 2,
+    "repeats": 2,
+    "learning_rates": [1e-4, 1e-3, 1e-2, 3e-2],
+    "orders": 2,
+    "points": 5,
+    "extremes": 2,
+}
+
+FIG4C = {
+    "examples": 60,
+    "shape": {"width": 1 / 32},
+    "epochs": 2,
+    "repeats": 2,
+    "learning_rates": [1e-3, 1e-2, 3e-2],
+    "batch_sizes": [20, 60],
+    "orders": 2,
+    "points": 5,
+    "draws": 50,
+}
