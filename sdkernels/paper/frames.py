@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from numpy.typing import NDArray
 
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.noise import NoiseCurve
@@ -49,6 +51,10 @@ def area_frame(networks: Networks, condition: str, *settings: str, metric: str =
 
     The area under an ablation curve is over the fraction of units ablated; under a noise curve it is over the
     logarithm of the scale, divided by that logarithm's range, so that both are mean accuracies.
+
+    Raises:
+        TypeError: the condition's results are no curves.
+        ValueError: noise of a scale of 0, or of one scale alone.
     """
     rows: list[dict[str, Any]] = []
     for index in trained(networks):
@@ -56,8 +62,7 @@ def area_frame(networks: Networks, condition: str, *settings: str, metric: str =
         if isinstance(result, AblationCurve):
             areas = result.auc(metric).numpy()
         elif isinstance(result, NoiseCurve):
-            across = np.log10(result.scales.numpy())
-            areas = np.trapezoid(result.metric(metric).numpy(), across, axis=1) / (across[-1] - across[0])
+            areas = _mean_over_scales(condition, result, metric)
         else:
             raise TypeError(f"{condition}: a {type(result).__name__} has no area; give a curve's condition")
         own = _settings(networks, index, settings)
@@ -72,6 +77,22 @@ def robustness_frame(networks: Networks, condition: str, *settings: str, metric:
     return found.assign(auc=found.network.map(areas))
 
 
+def _mean_over_scales(condition: str, curve: NoiseCurve, metric: str) -> NDArray[np.float64]:
+    """The mean of each run over the logarithm of the scale ``[R]``."""
+    scales, order = curve.scales.sort()
+    if scales[0] <= 0 or scales[0] == scales[-1]:
+        raise ValueError(
+            f"{condition}: an area over the logarithm of scales {scales.tolist()}: give two or more, greater than 0"
+        )
+    across, scores = scales.log10(), curve.metric(metric).double()[:, order]
+    found: NDArray[np.float64] = (torch.trapezoid(scores, across) / (across[-1] - across[0])).numpy()
+    return found
+
+
 def _settings(networks: Networks, index: int, names: tuple[str, ...]) -> dict[str, Any]:
-    values = flat(networks.sweep.networks[index])
+    everyone = networks.sweep.networks
+    values = flat(everyone[index])
+    for name in names:  # some may lack it, as networks without dropout do; where all do, it is a slip
+        if name not in values and not any(name in flat(settings) for settings in everyone):
+            raise ValueError(f"networks have no setting {name!r}; they have {', '.join(values)}")
     return {"network": index, **{name: values.get(name) for name in names}}

@@ -31,7 +31,8 @@ class Options:
 
 def sweeps(options: Options) -> Mapping[str, Sweep]:
     """Networks with batch norm and without, ablated in the same orders."""
-    return {PART: Sweep(convnets(options.networks, options.seed), (options.ablation.condition(options.seed),))}
+    kinds = convnets(options.networks, options.seed)
+    return {PART: options.networks.sweep(kinds, options.ablation.condition(options.seed))}
 
 
 def table(done: Done[Options]) -> pd.DataFrame:

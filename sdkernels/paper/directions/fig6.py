@@ -48,7 +48,7 @@ class Options:
 def sweeps(options: Options) -> Mapping[str, Sweep]:
     """Networks with batch norm and without, and statistics of their units."""
     condition = statistics_condition(options.layers, options.measured)
-    return {PART: Sweep(convnets(options.networks, options.seed), (condition,))}
+    return {PART: options.networks.sweep(convnets(options.networks, options.seed), condition)}
 
 
 def table(done: Done[Options]) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def draw(done: Done[Options], table: pd.DataFrame) -> Figure:
     score = done.options.score
     live = table[~table.dead]
     scores = live[score.column]
-    edges = np.histogram_bin_edges(scores, BARS, (min(0.0, scores.min()), max(1.0, scores.max())))
+    edges = np.histogram_bin_edges(scores, BARS, (min(0.0, scores.min()), scores.max()))
     figure, ((ax,),) = new_figure(height=3.3)
     for norm, colour, dash in zip((True, False), TWO, DASHES, strict=False):
         own = table[table.batch_norm == norm]

@@ -42,7 +42,8 @@ def sweeps(options: Options) -> Mapping[str, Sweep]:
     """Each network ablated twice, in the same orders."""
     zero = options.ablation.condition(options.seed, "zero")
     mean = options.ablation.condition(options.seed, "mean", value=options.mean)
-    return {PART: Sweep(convnets(options.networks, options.seed, (options.batch_norm,)), (zero, mean))}
+    kinds = convnets(options.networks, options.seed, (options.batch_norm,))
+    return {PART: options.networks.sweep(kinds, zero, mean)}
 
 
 def table(done: Done[Options]) -> pd.DataFrame:
