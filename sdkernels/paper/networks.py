@@ -90,7 +90,7 @@ DROPOUT_MLPS = {
 # Figures 5b, 6, 7 and A1 to A4: with and without batch norm.
 CONVNETS = {
     "quick": _convnet("digits", 0.125, TrainingOptions(epochs=15, batch_size=32), repeats=4),
-    "small": _convnet("cifar10", 0.25, TrainingOptions(epochs=12, batch_size=32), examples=4000, repeats=4),
+    "small": _convnet("cifar10", 0.25, TrainingOptions(epochs=30, batch_size=32), examples=2000, repeats=4),
     "paper": _convnet("cifar10", 1.0, _PUBLISHED, repeats=4),
 }
 
