@@ -66,6 +66,10 @@ def test_areas_of_ablation_are_over_the_fraction(networks):
         gaps = torch.tensor([1, 4, 3]) / 8
         expected = ((accuracy[:, 1:] + accuracy[:, :-1]) / 2 * gaps).sum(1)
         assert table[table.network == index].auc.tolist() == pytest.approx(expected.tolist())
+    losses = area_frame(networks, "ablation", metric="loss")
+    expected = torch.cat([networks.result(index, "ablation").auc("loss") for index in range(3)])
+    assert losses.auc.tolist() == pytest.approx(expected.tolist())
+    assert losses.auc.min() > table.auc.max()
 
 
 def test_areas_of_noise_are_means_over_the_logarithm_whatever_the_order(networks):
