@@ -40,7 +40,7 @@ _PUBLISHED_RESNET = TrainingOptions(
 # Figures 1 and 2: networks that memorise labels, some of which are corrupted.
 CORRUPTED_MLPS = {
     "quick": _mlp("digits", 256, _memorising(1000), split="all", repeats=3, together=18),
-    "small": _mlp("mnist", 512, _memorising(400), examples=5000, repeats=2, together=12),
+    "small": _mlp("mnist", 512, _memorising(400), examples=2000, repeats=2, together=12),
     "paper": _mlp("mnist", 512, TrainingOptions(epochs=640)),
 }
 CORRUPTED_CONVNETS = {
