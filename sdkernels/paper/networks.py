@@ -69,7 +69,7 @@ OVERFITTING_MLPS = {
 }
 OVERFITTING_CONVNETS = {
     "quick": _convnet("digits", 0.125, TrainingOptions(epochs=30, batch_size=32), examples=800, repeats=3),
-    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=15, batch_size=32), examples=2000, repeats=3),
+    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=15, batch_size=32), examples=2000, repeats=4),
     "paper": _convnet("cifar10", 1.0, _PUBLISHED, repeats=3),
 }
 

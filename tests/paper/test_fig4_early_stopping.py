@@ -181,6 +181,20 @@ def test_networks_that_never_overfit_test_nothing():
     assert "in 0 of 4 networks" in dropping[0].reason
 
 
+def test_three_looks_make_no_correlation():
+    late = (2.0, 1.5, 1.0, 0.9, 0.8, 0.5, 0.7, 0.9)  # least at 30
+    after = claims_of(observations(ROUND, late))[1]
+    assert after.verdict == UNTESTABLE
+    assert "here 0" in after.reason
+
+
+def test_areas_that_fall_long_before_do_not_begin_to_fall_there():
+    falling = tuple(sorted(ROUND, reverse=True))
+    near = claims_of(observations(falling, LOSS))[3]
+    assert near.verdict == FAILS
+    assert float(near.ours) == pytest.approx((20 - 1) / 50)
+
+
 def test_a_single_network_is_tested_over_its_epochs():
     related, *dropping = claims_of(observations(ROUND, LOSS, seeds=1))
     assert related.verdict == HOLDS

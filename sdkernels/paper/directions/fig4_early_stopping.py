@@ -50,7 +50,7 @@ class Options:
     early: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
     levels: tuple[float, ...] = (0.0,)
     relative: bool = True
-    settled: float = 0.5
+    settled: float = 0.3
     margin: float = 0.2
     seed: int = 0
 
@@ -261,7 +261,7 @@ def _recipe(name: str, title: str, presets: Mapping[str, Options], **choices: st
             "has both)",
             "epochs looked at": "unpublished: dense at first, then evenly spaced (every=, early=)",
             "networks": "how many is unpublished; a correlation a network, whose Fisher z are averaged",
-            "first epochs": "left out until half of the training examples are classified as labelled (settled=)",
+            "first epochs": "left out until 0.3 of the training examples are classified as labelled (settled=)",
             "near": "at most 0.2 of all epochs (margin=)",
             "corrupted labels": "the paper speaks of none; presets quick and small run a second set of networks whose "
             "labels are corrupted in part: so few examples with true labels leave little to memorise that does harm",
