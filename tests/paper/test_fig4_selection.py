@@ -101,6 +101,16 @@ def test_selection_where_area_says_nothing(changes):
     assert float(gap.ours) > 0.04
 
 
+def test_a_small_loss_that_chance_has_as_well_is_no_selection():
+    table = _table(noise=9.0)
+    table["test_accuracy"] = 0.8 + (table.test_accuracy - 0.8) / 10
+    gap = _claims(table)[-1]
+    assert float(gap.ours) < 0.02
+    assert gap.low < 0.01
+    assert gap.verdict == FAILS
+    assert gap.reason.endswith("within or below it")
+
+
 def test_tops_of_half_a_subset_are_not_tested():
     *tops, gap = _claims(_table(rates=5, sizes=4))  # subsets of ten
     assert [claim.verdict for claim in tops] == [HOLDS, UNTESTABLE, UNTESTABLE]

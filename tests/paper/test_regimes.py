@@ -69,3 +69,8 @@ def test_too_few_or_equal_numbers_are_refused(values):
 def test_a_count_that_is_not_tried_is_refused(count):
     with pytest.raises(ValueError, match="2 <= count <= most"):
         find_regimes(range(10), count=count)
+
+
+def test_numbers_all_over_a_range_are_no_regimes():
+    values = np.random.default_rng(2).beta(0.8, 0.8, size=60)  # flatter than a normal distribution ever is
+    assert find_regimes(values).p > 0.5
