@@ -76,7 +76,7 @@ OVERFITTING_CONVNETS = {
 # Figure 4c: a grid of learning rates and batch sizes.
 GRID_CONVNETS = {
     "quick": _convnet("digits", 0.125, TrainingOptions(epochs=10), examples=400, repeats=2),
-    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=15), examples=1000, repeats=2),
+    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=20), examples=1000, repeats=2),
     "paper": _convnet("cifar10", 1.0, TrainingOptions(epochs=100), repeats=2),
 }
 

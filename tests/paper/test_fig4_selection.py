@@ -111,6 +111,14 @@ def test_a_small_loss_that_chance_has_as_well_is_no_selection():
     assert gap.reason.endswith("within or below it")
 
 
+def test_a_loss_above_the_published_one_is_said():
+    gap = _claims(_table(noise=0.06))[-1]
+    assert gap.low > 0.01
+    assert gap.verdict == FAILS
+    assert "lies wholly above the published 0.01" in gap.reason
+    assert gap.reason.endswith("above it"), "it is better than chance"
+
+
 def test_tops_of_half_a_subset_are_not_tested():
     *tops, gap = _claims(_table(rates=5, sizes=4))  # subsets of ten
     assert [claim.verdict for claim in tops] == [HOLDS, UNTESTABLE, UNTESTABLE]
