@@ -107,16 +107,18 @@ def test_a_small_loss_that_chance_has_as_well_is_no_selection():
     gap = _claims(table)[-1]
     assert float(gap.ours) < 0.02
     assert gap.low < 0.01
+    random = float(gap.reason.split("picked at random loses ")[1].split(";")[0])
+    assert gap.low < random < gap.high
+    assert random < 0.021
     assert gap.verdict == FAILS
-    assert gap.reason.endswith("within or below it")
 
 
 def test_a_loss_above_the_published_one_is_said():
     gap = _claims(_table(noise=0.06))[-1]
-    assert gap.low > 0.01
+    random = float(gap.reason.split("picked at random loses ")[1].split(";")[0])
+    assert 0.021 < gap.high < random, "it is better than chance"
     assert gap.verdict == FAILS
-    assert "lies wholly above the published 0.01" in gap.reason
-    assert gap.reason.endswith("above it"), "it is better than chance"
+    assert "0.021" in gap.reason
 
 
 def test_tops_of_half_a_subset_are_not_tested():

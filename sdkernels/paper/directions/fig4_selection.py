@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from sdkernels.lab.sweep import NetworkSettings, Sweep
 from sdkernels.paper import networks
-from sdkernels.paper.claims import FAILS, HOLDS, Claim, correlated, untestable
+from sdkernels.paper.claims import Claim, correlated, untestable
 from sdkernels.paper.directions.fig3 import MARKERS, areas_above_chance, that_have_learned
 from sdkernels.paper.drawing import new_figure, shades
 from sdkernels.paper.frames import robustness_frame
@@ -213,17 +213,16 @@ def claims_of_selection(table: pd.DataFrame, draws: int, seed: int) -> list[Clai
 
 
 def _claim_of_gap(found: Selected, how: str) -> Claim:
-    """That the selected setting lies no further behind the best than published, and less than one picked at random."""
+    """That the selected setting lies no further behind the best than one published standard deviation allows, and less
+    than a setting picked at random."""
     claim = "The selected setting is hardly worse than the best of its half: test accuracy lost, mean over halves"
-    words = f"{_GAP:g} ± {_GAP_SD:g}"
-    gap, random_gap = found.gap, float(found.selection.random_gaps.mean())
-    is_small, is_selected = gap.low <= _GAP, gap.high < random_gap
+    random_gap = float(found.selection.random_gaps.mean())
+    verdict, decided = on_side(found.gap, min(_GAP + _GAP_SD, random_gap), -1)
     reason = (
-        f"{how}; standard deviation over subsets {found.selection.gaps.std():.3f}; the interval "
-        f"{'reaches down to' if is_small else 'lies wholly above'} the published {_GAP:g}, and a setting picked at "
-        f"random loses {random_gap:.3f}, {'above' if is_selected else 'within or below'} it"
+        f"{how}; standard deviation over subsets {found.selection.gaps.std():.3f}; a setting picked at random loses "
+        f"{random_gap:.3f}; against that, or the published mean and one standard deviation if it is less: {decided}"
     )
-    return Claim.found(claim, words, *gap, HOLDS if is_small and is_selected else FAILS, reason)
+    return Claim.found(claim, f"{_GAP:g} ± {_GAP_SD:g}", *found.gap, verdict, reason)
 
 
 _LAST = named("conv", (9, 10, 11))
@@ -260,13 +259,15 @@ FIG4C = Recipe(
     claims,
     {
         "grid": "96 settings of learning rate and batch size are published, their values are not: log-spaced, 12 rates "
-        "by 8 batch sizes in preset paper; 6 by 4 in the others, in preset small with rates up to 5e-3, at which most "
-        "networks fit their data within its few epochs",
+        "by 8 batch sizes in preset paper; 6 by 4 in the others. In preset small they end at 5e-3, at which most "
+        "networks fit their data within its few epochs. This was chosen after a trial with higher rates, whose "
+        "networks did not: there the area was mostly training accuracy, and predicted test accuracy less",
         "networks": "2 a setting; each has an initialisation and a data order of its own, all see the same examples; "
         "those whose training diverges are left out, and a setting then has the other alone",
         "ablation": "layers, orders and examples are unpublished: as figure 3",
         "correlation": "over networks, as many as there are; selection by means over a setting's networks",
-        "gap": "1 ± 1.1 % is read as mean and standard deviation over subsets",
+        "gap": "1 ± 1.1 % is read as mean and standard deviation over subsets; ours holds if its interval ends below "
+        "their sum, and below what a setting picked at random loses",
         "interval of selection": "percentiles of a bootstrap over settings: subsets are drawn from the same settings, "
         "so that their number says nothing of how sure the shares are",
     },
