@@ -83,6 +83,19 @@ def test_the_claims_hold_where_they_are_true_and_fail_where_not():
     assert [claim.verdict for claim in claim_more_corrupted_is_worse(flat, "ablation")][:2] == [FAILS, FAILS]
 
 
+def test_claims_that_fail_say_how_far_networks_of_true_labels_memorise_too():
+    outcomes = pd.DataFrame({"corruption": [0.0, 0.0, 1.0], "test_accuracy": [0.3, 0.5, 0.1]})
+    rising, falling = _areas({0.0: 0.3, 0.5: 0.5, 1.0: 0.8}), _areas({0.0: 0.8, 0.5: 0.5, 1.0: 0.3})
+    for claim in claim_more_corrupted_is_worse(rising, "ablation", outcomes)[:2]:
+        assert claim.reason.endswith("level 0 classify 0.40 of the test images: what they fit beyond is memorised")
+    untested = outcomes.assign(test_accuracy=float("nan"))  # all examples were trained on
+    for claims in (
+        claim_more_corrupted_is_worse(falling, "ablation", outcomes),
+        claim_more_corrupted_is_worse(rising, "ablation", untested),
+    ):
+        assert not any("memorised" in claim.reason for claim in claims)
+
+
 def test_one_network_a_level_is_tested_over_orders():
     table = _areas({0.0: 0.8, 1.0: 0.3})
     alone = table[table.network % 10 == 0]

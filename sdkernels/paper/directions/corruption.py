@@ -1,5 +1,6 @@
 """What figures 1 and 2 share: networks by levels of label corruption, and that more of it makes them fragile."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 
 from sdkernels.lab.sweep import Networks, NetworkSettings
 from sdkernels.lab.sweep.data import measured_data
-from sdkernels.paper.claims import Claim, correlated, counted, greater
+from sdkernels.paper.claims import FAILS, Claim, correlated, counted, greater
 from sdkernels.paper.drawing import draw_chance, draw_curves, legend_beside, new_figure
 from sdkernels.paper.recipe import Done, Family
 
@@ -47,8 +48,15 @@ def draw_levels(table: pd.DataFrame, done: Done[Any], *, up: str, across: str = 
     return figure, ax
 
 
-def claim_more_corrupted_is_worse(areas: pd.DataFrame, under: str) -> list[Claim]:
-    """Areas under curves fall with corruption; over networks, or where there is one a level, over its orders."""
+def claim_more_corrupted_is_worse(areas: pd.DataFrame, under: str, outcomes: pd.DataFrame | None = None) -> list[Claim]:
+    """Areas under curves fall with corruption; over networks, or where there is one a level, over its orders.
+
+    Args:
+        areas: one row a network and order, with ``corruption`` and ``auc``.
+        under: what the curves are of, in a word.
+        outcomes: one row a network, with ``corruption`` and ``test_accuracy``: a claim that does not hold says how far
+            the networks with the least corruption have memorised too.
+    """
     of_network = areas.groupby(["corruption", "network"], as_index=False).auc.mean()
     least, most = of_network.corruption.min(), of_network.corruption.max()
     alone = of_network.groupby("corruption").network.count().max() == 1
@@ -56,7 +64,7 @@ def claim_more_corrupted_is_worse(areas: pd.DataFrame, under: str) -> list[Claim
     clean, corrupted = (compared[compared.corruption == level].auc for level in (least, most))
     by_level = of_network.groupby("corruption").auc.mean()
     inverted = int((by_level.diff().dropna() > 0).sum())
-    return [
+    found = [
         correlated(
             of_network.corruption,
             of_network.auc,
@@ -80,3 +88,8 @@ def claim_more_corrupted_is_worse(areas: pd.DataFrame, under: str) -> list[Claim
             published="not always ordered",
         ),
     ]
+    if outcomes is None or outcomes.test_accuracy.isna().all():
+        return found
+    tested = outcomes[outcomes.corruption == least].test_accuracy.mean()
+    why = f"; networks of level {least:g} classify {tested:.2f} of the test images: what they fit beyond is memorised"
+    return [replace(one, reason=one.reason + why) if one.verdict == FAILS else one for one in found[:2]] + found[2:]

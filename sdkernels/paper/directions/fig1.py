@@ -17,7 +17,7 @@ from sdkernels.paper.directions.corruption import (
     corrupted_networks,
     draw_levels,
 )
-from sdkernels.paper.frames import area_frame, result_frame
+from sdkernels.paper.frames import area_frame, network_frame, result_frame
 from sdkernels.paper.measures import Ablation, named
 from sdkernels.paper.recipe import Done, Family, Recipe
 
@@ -58,7 +58,9 @@ def claims(done: Done[Options], table: pd.DataFrame) -> list[Claim]:
     chance = chance_of(found, metric)
     ends = [table[table.ablated == count].groupby("network")[metric].mean() for count in (0, table.ablated.max())]
     return [
-        *claim_more_corrupted_is_worse(area_frame(found, "ablation", "corruption", metric=metric), "ablation"),
+        *claim_more_corrupted_is_worse(
+            area_frame(found, "ablation", "corruption", metric=metric), "ablation", network_frame(found, "corruption")
+        ),
         at_least(ends[0], 0.95, claim="Intact networks start near 1", published="near 1"),
         near(ends[1], chance, 0.05, claim="With all units ablated, accuracy is at chance", published=f"{chance:.2f}"),
     ]

@@ -16,7 +16,7 @@ from sdkernels.paper.directions.corruption import (
     corrupted_networks,
     draw_levels,
 )
-from sdkernels.paper.frames import area_frame, result_frame
+from sdkernels.paper.frames import area_frame, network_frame, result_frame
 from sdkernels.paper.measures import Noise, named
 from sdkernels.paper.recipe import Done, Family, Recipe
 
@@ -52,8 +52,9 @@ def draw(done: Done[Options], table: pd.DataFrame) -> Figure:
 
 def claims(done: Done[Options], table: pd.DataFrame) -> list[Claim]:
     """Memorising networks are more sensitive."""
-    areas = area_frame(done.networks["corruption"], "noise", "corruption")
-    return claim_more_corrupted_is_worse(areas, "noise")[:2]
+    found = done.networks["corruption"]
+    areas, outcomes = area_frame(found, "noise", "corruption"), network_frame(found, "corruption")
+    return claim_more_corrupted_is_worse(areas, "noise", outcomes)[:2]
 
 
 def _recipe(name: str, title: str, presets: Mapping[str, Options]) -> Recipe[Options]:
