@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdkernels.paper.catalogue import RECIPES
-from sdkernels.paper.claim import VERDICTS, Claim, claims_table
+from sdkernels.paper.claims.claim import VERDICTS, Claim, claims_table
 from sdkernels.paper.recipe import PRESETS
 
 _HEAD = """# Every figure of the single-directions paper, by one command each

@@ -6,7 +6,7 @@ from math import log, pi
 import numpy as np
 from numpy.typing import NDArray
 
-from sdkernels.paper.intervals import Numbers, numbers
+from sdkernels.paper.claims.intervals import Numbers, numbers
 
 Array = NDArray[np.float64]
 

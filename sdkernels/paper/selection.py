@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sdkernels.paper.intervals import Numbers, numbers
+from sdkernels.paper.claims.intervals import Numbers, numbers
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sdkernels.paper.claims import FAILS, HOLDS, UNTESTABLE
-from sdkernels.paper.grouped import discrete, explained, matching
+from sdkernels.paper.claims.grouped import discrete, explained, matching
 from sdkernels.paper.regimes import find_regimes
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import stdtrit
 
-from sdkernels.paper.intervals import (
+from sdkernels.paper.claims.intervals import (
     difference_interval,
     mean_interval,
     numbers,

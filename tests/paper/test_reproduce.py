@@ -9,7 +9,7 @@ import pytest
 import sdkernels.paper.reproduce as runner
 from sdkernels.lab.sweep import NetworksFailedError, network
 from sdkernels.paper.catalogue import RECIPES
-from sdkernels.paper.claim import VERDICTS
+from sdkernels.paper.claims.claim import VERDICTS
 from sdkernels.paper.options import option_values
 from sdkernels.paper.recipe import PRESETS
 from sdkernels.paper.reproduce import FILES, reproduce

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from sdkernels.lab.sweep import Networks, NetworkSettings, Sweep
 from sdkernels.paper import networks
 from sdkernels.paper.claims import Claim, correlated, greater, untestable
+from sdkernels.paper.claims.grouped import discrete, explained, matching
 from sdkernels.paper.directions.corruption import chance_of
 from sdkernels.paper.directions.fig5_batch_norm import above_chance
 from sdkernels.paper.drawing import draw_chance, draw_curves, legend_beside, new_figure, shades
 from sdkernels.paper.frames import area_frame, result_frame, robustness_frame
-from sdkernels.paper.grouped import discrete, explained, matching
 from sdkernels.paper.measures import Ablation, named
 from sdkernels.paper.recipe import Done, Family, Recipe
 from sdkernels.paper.regimes import Regimes, find_regimes

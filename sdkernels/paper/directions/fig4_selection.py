@@ -13,14 +13,14 @@ from matplotlib.lines import Line2D
 from sdkernels.lab.sweep import NetworkSettings, Sweep
 from sdkernels.paper import networks
 from sdkernels.paper.claims import Claim, correlated, untestable
+from sdkernels.paper.claims.intervals import Interval
+from sdkernels.paper.claims.verdicts import beside_published, on_side
 from sdkernels.paper.directions.fig3 import MARKERS, areas_above_chance, that_have_learned
 from sdkernels.paper.drawing import new_figure, shades
 from sdkernels.paper.frames import robustness_frame
-from sdkernels.paper.intervals import Interval
 from sdkernels.paper.measures import Ablation, named
 from sdkernels.paper.recipe import Done, Family, Recipe
 from sdkernels.paper.selection import Selection, select, selection_intervals
-from sdkernels.paper.verdicts import beside_published, on_side
 
 PART = "grid"
 

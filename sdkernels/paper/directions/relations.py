@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sdkernels import RankCorrelation, UnitScore, rank_correlation
 from sdkernels.analysis.spearman import Spearman
 from sdkernels.paper.claims import Claim, pooled_correlation
-from sdkernels.paper.correlations import mean_rho
+from sdkernels.paper.claims.correlations import mean_rho
+from sdkernels.paper.claims.intervals import Interval
 from sdkernels.paper.drawing import shades
-from sdkernels.paper.intervals import Interval
 
 MARGIN = 0.3  # within which a correlation counts as none
 

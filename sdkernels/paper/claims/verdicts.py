@@ -1,7 +1,7 @@
 """What an interval decides."""
 
-from sdkernels.paper.claim import FAILS, HOLDS
-from sdkernels.paper.intervals import Interval
+from sdkernels.paper.claims.claim import FAILS, HOLDS
+from sdkernels.paper.claims.intervals import Interval
 
 
 def on_side(interval: Interval, bound: float, sign: int, *, or_at: bool = False) -> tuple[str, str]:

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sdkernels.paper.claim import FAILS, HOLDS, Claim, untestable
-from sdkernels.paper.intervals import (
+from sdkernels.paper.claims.claim import FAILS, HOLDS, Claim, untestable
+from sdkernels.paper.claims.intervals import (
     CONFIDENCE,
     Interval,
     Numbers,
@@ -16,7 +16,7 @@ from sdkernels.paper.intervals import (
     mean_interval,
     numbers,
 )
-from sdkernels.paper.verdicts import beside_published, on_side, published_text
+from sdkernels.paper.claims.verdicts import beside_published, on_side, published_text
 
 
 def greater(

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdkernels.analysis.spearman import Spearman
-from sdkernels.paper.claim import Claim, untestable
-from sdkernels.paper.intervals import Interval, Numbers, mean_interval, numbers, permutation_p, rank_interval
-from sdkernels.paper.verdicts import about_none, beside_published, on_side, published_text
+from sdkernels.paper.claims.claim import Claim, untestable
+from sdkernels.paper.claims.intervals import Interval, Numbers, mean_interval, numbers, permutation_p, rank_interval
+from sdkernels.paper.claims.verdicts import about_none, beside_published, on_side, published_text
 
 LARGEST_RHO = 0.999  # as which a rho of 1 enters a mean: Fisher's z of 1 is infinite
 

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import brentq
 
-from sdkernels.paper.claim import FAILS, HOLDS, Claim, untestable
-from sdkernels.paper.intervals import CONFIDENCE, RESAMPLES, Interval, Numbers, numbers
+from sdkernels.paper.claims.claim import FAILS, HOLDS, Claim, untestable
+from sdkernels.paper.claims.intervals import CONFIDENCE, RESAMPLES, Interval, Numbers, numbers
+from sdkernels.paper.claims.verdicts import on_side
 from sdkernels.paper.regimes import Regimes
-from sdkernels.paper.verdicts import on_side
 
 LEAST = 0.05  # the largest p by which a claim holds
 
@@ -31,7 +31,7 @@ def explained(
         values: ``[n]``, one number a network.
         groups: ``[n]``, what each belongs to.
         bound: what the share is to exceed.
-        claim, published, of: as in :func:`~sdkernels.paper.comparisons.greater`.
+        claim, published, of: as in :func:`~sdkernels.paper.claims.comparisons.greater`.
 
     Returns:
         The claim; not testable with fewer than two groups, no group of two, or values that do not vary within groups.
@@ -74,7 +74,7 @@ def matching(
     Args:
         clusters, groups: ``[n]``, of the same networks.
         seed: of the 9,999 shuffles.
-        claim, published, of: as in :func:`~sdkernels.paper.comparisons.greater`.
+        claim, published, of: as in :func:`~sdkernels.paper.claims.comparisons.greater`.
 
     Returns:
         The claim, with Wilson's interval; it holds with p <= 0.05. Not testable with one cluster or one group.
@@ -113,7 +113,7 @@ def discrete(regimes: Regimes, *, claim: str, published: str = "", of: str = "ne
 
     Args:
         regimes: found on one number a network.
-        claim, published, of: as in :func:`~sdkernels.paper.comparisons.greater`.
+        claim, published, of: as in :func:`~sdkernels.paper.claims.comparisons.greater`.
 
     Returns:
         The claim, ``ours`` being how many regimes BIC prefers; it holds with two at least and p <= 0.05.
