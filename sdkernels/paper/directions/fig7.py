@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sdkernels import UnitImportance
+from sdkernels.analysis.importance import UnitImportance
 from sdkernels.lab.sweep import Networks, Sweep
 from sdkernels.paper.claims import Claim, correlated, paired_greater, pooled_correlation, untestable
 from sdkernels.paper.directions.parts import (

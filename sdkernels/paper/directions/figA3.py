@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sdkernels import weight_norm
+from sdkernels.analysis.weight_scores import weight_norm
 from sdkernels.lab.models import layer_names
 from sdkernels.lab.sweep import Networks
 from sdkernels.lab.sweep.data import true_data

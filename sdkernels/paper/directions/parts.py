@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sdkernels import UnitStatistics
+from sdkernels.analysis.statistics import UnitStatistics
 from sdkernels.lab.sweep import Condition, Networks, NetworkSettings, Sweep
 from sdkernels.paper.directions import units
 from sdkernels.paper.directions.units import (

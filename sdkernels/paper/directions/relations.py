@@ -10,8 +10,9 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from sdkernels import RankCorrelation, UnitScore, rank_correlation
+from sdkernels.analysis.correlation import RankCorrelation, rank_correlation
 from sdkernels.analysis.spearman import Spearman
+from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.paper.claims import Claim, pooled_correlation
 from sdkernels.paper.claims.correlations import mean_rho
 from sdkernels.paper.claims.intervals import Interval

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
-from sdkernels import UnitScore, UnitStatistics
+from sdkernels.analysis.statistics import UnitStatistics
+from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.lab.sweep import Condition, Networks, NetworkSettings
 from sdkernels.lab.sweep.settings import flat
 from sdkernels.paper.frames import trained
