@@ -28,7 +28,8 @@ sdkernels reproduce fig3b --options                             # what can be ch
 
 Claims are tested over networks, or over orders where there is one network of a kind, by 95 % intervals. *Does not
 hold* says no more than that these networks, at this preset, do not show it; the last column says whether they show the
-opposite, or too little to decide.
+opposite, or too little to decide. Times are those of all networks and measurements of a figure, also where another
+figure had them done already.
 """
 
 
@@ -37,9 +38,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", default=[Path("runs")], help="folders of run folders")
     parser.add_argument("--page", type=Path, default=Path("docs/reproduction.md"))
+    parser.add_argument("--note", default="", help="what there is to say of these runs")
     given = parser.parse_args()
     reports = largest(read_reports(given.runs))
-    write_page(reports, given.page)
+    write_page(reports, given.page, given.note)
 
 
 def read_reports(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -60,7 +62,7 @@ def largest(reports: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]
     return {name: found[name] for name in RECIPES if name in found}
 
 
-def write_page(reports: Mapping[str, Mapping[str, Any]], page: Path) -> None:
+def write_page(reports: Mapping[str, Mapping[str, Any]], page: Path, note: str = "") -> None:
     """The page, and a picture a figure in the folder that has the page's name."""
     pictures = page.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,7 @@ def write_page(reports: Mapping[str, Mapping[str, Any]], page: Path) -> None:
         if report["networks"]:
             shutil.copyfile(Path(report["folder"]) / "figure.png", pictures / f"{name}.png")
     sections = [_section(name, reports.get(name), pictures.name) for name in RECIPES]
-    page.write_text("\n".join([_HEAD, _summary(reports), *sections]))
+    page.write_text("\n".join([_HEAD, *([f"{note}\n"] if note else []), _summary(reports), *sections]))
 
 
 def _summary(reports: Mapping[str, Mapping[str, Any]]) -> str:
