@@ -125,7 +125,8 @@ def _networks(report: Mapping[str, Any]) -> str:
 def _machine(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
     where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    return f"{where}, {machine['threads']} threads, torch {machine['versions']['torch']}"
+    threads = f"{machine['threads']} thread" + ("s" if machine["threads"] > 1 else "")
+    return f"{where}, {threads}, torch {machine['versions']['torch']}"
 
 
 def _time(report: Mapping[str, Any]) -> str:
