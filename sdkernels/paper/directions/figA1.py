@@ -90,7 +90,5 @@ FIGA1 = Recipe(
         "says otherwise; mean=mean is one number a map",
         "networks": "how many is unpublished: the four with batch norm of figure 5b; each is clamped both ways, in the "
         "same orders",
-        "preset small": "2,000 examples for 30 epochs, at which networks with and without batch norm fit their data "
-        "alike; with 4,000 for 12 epochs, tried first, one network showed the opposite sign",
     },
 )
