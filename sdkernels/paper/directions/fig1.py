@@ -11,6 +11,7 @@ from sdkernels.paper import networks
 from sdkernels.paper.claims import Claim, at_least, near
 from sdkernels.paper.directions.corruption import (
     CHOICES,
+    CONVNET_CHOICES,
     LEVELS,
     chance_of,
     claim_more_corrupted_is_worse,
@@ -66,9 +67,12 @@ def claims(done: Done[Options], table: pd.DataFrame) -> list[Claim]:
     ]
 
 
-def _recipe(name: str, title: str, presets: Mapping[str, Options], **needs: str) -> Recipe[Options]:
+def _recipe(
+    name: str, title: str, presets: Mapping[str, Options], more: Mapping[str, str] | None = None, **needs: str
+) -> Recipe[Options]:
     title = f"Cumulative ablation by label corruption, {title} (Morcos et al. 2018, figure {name[3:]})"
-    choices = {**CHOICES, "points": "unpublished; evenly spaced counts of ablated units (preset paper, MLP: all)"}
+    points = "unpublished; evenly spaced counts of ablated units (preset paper, MLP: all)"
+    choices = {**CHOICES, "points": points, **(more or {})}
     return Recipe(name, title, presets, sweeps, table, draw, claims, choices, needs)
 
 
@@ -86,7 +90,8 @@ FIG1A = _recipe(
 FIG1B = _recipe(
     "fig1b",
     "CIFAR-10 ConvNet",
-    {preset: Options(networks.CORRUPTED_CONVNETS[preset], Ablation(_LAST)) for preset in networks.CORRUPTED_CONVNETS},
+    {preset: Options(family, Ablation(_LAST)) for preset, family in networks.CORRUPTED_CONVNETS.items()},
+    CONVNET_CHOICES,
 )
 FIG1C = _recipe(
     "fig1c",

@@ -11,6 +11,7 @@ from sdkernels.paper import networks
 from sdkernels.paper.claims import Claim
 from sdkernels.paper.directions.corruption import (
     CHOICES,
+    CONVNET_CHOICES,
     LEVELS,
     claim_more_corrupted_is_worse,
     corrupted_networks,
@@ -57,7 +58,9 @@ def claims(done: Done[Options], table: pd.DataFrame) -> list[Claim]:
     return claim_more_corrupted_is_worse(areas, "noise", outcomes)[:2]
 
 
-def _recipe(name: str, title: str, presets: Mapping[str, Options]) -> Recipe[Options]:
+def _recipe(
+    name: str, title: str, presets: Mapping[str, Options], more: Mapping[str, str] | None = None
+) -> Recipe[Options]:
     title = f"Noise on all units at once by label corruption, {title} (Morcos et al. 2018, figure {name[3:]})"
     choices = {
         **CHOICES,
@@ -66,6 +69,7 @@ def _recipe(name: str, title: str, presets: Mapping[str, Options]) -> Recipe[Opt
         "scale_kind=var is the other reading",
         "convolutions": "unpublished: a draw for each element of a map; per_map=true is the other reading",
         "layers": "all hidden layers",
+        **(more or {}),
     }
     return Recipe(name, title, presets, sweeps, table, draw, claims, choices)
 
@@ -82,4 +86,5 @@ FIG2B = _recipe(
         preset: Options(family, Noise(named("conv", range(1, 12)), measured=measured))
         for (preset, family), measured in zip(networks.CORRUPTED_CONVNETS.items(), (200, 200, None), strict=True)
     },
+    CONVNET_CHOICES,
 )
