@@ -45,7 +45,7 @@ CORRUPTED_MLPS = {
 }
 CORRUPTED_CONVNETS = {
     "quick": _convnet("digits", 0.125, _memorising(300, 32), examples=600, repeats=2),
-    "small": _convnet("cifar10", 0.125, _memorising(80, 32), examples=4000, repeats=2),
+    "small": _convnet("cifar10", 0.125, _memorising(80, 32), examples=3000, repeats=2),
     "paper": _convnet("cifar10", 1.0, _PUBLISHED),
 }
 CORRUPTED_RESNETS = {

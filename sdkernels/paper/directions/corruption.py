@@ -24,7 +24,7 @@ CHOICES = {
 }
 
 CONVNET_CHOICES = {
-    "preset small": "4,000 images. 2,000 were tried first: networks of true labels memorised those too (0.32 of the "
+    "preset small": "3,000 images. 2,000 were tried first: networks of true labels memorised those too (0.32 of the "
     "test images right), and in figure 1b the levels could not be told apart",
 }
 
