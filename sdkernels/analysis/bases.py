@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sdkernels.analysis.passes import pass_over
 from sdkernels.analysis.saved import Path_
+from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.states import WithoutRows
 from sdkernels.analysis.subject import studied
 from sdkernels.engine.averages import average
@@ -42,42 +43,27 @@ class Covariance(WithoutRows):
     """The covariance of a site's channels over examples and positions, ``[C, C]`` in float64, by one pass."""
 
     def __init__(self, site: Site, device: torch.device | None = None) -> None:
-        self._dim, self._device = site.unit_dim, device
-        self._count = 0
-        self._mean: Tensor | None = None
-        self._scatter: Tensor | None = None
+        self._dim = site.unit_dim
+        self._moments = Moments([site.units], device=device, names=[f"layer {site.name!r}"])
 
     def add(self, output: Tensor, _labels: Tensor) -> None:
-        """See a batch ``[N, ...]``; batches are joined by their means, so that nothing cancels."""
-        rows = output.movedim(self._dim, -1).flatten(0, -2).double()  # [N * S, C]
-        mean = rows.mean(0)
-        centred = rows - mean
-        scatter = centred.t() @ centred
-        if self._mean is None or self._scatter is None:
-            self._count, self._mean, self._scatter = len(rows), mean, scatter
-            return
-        total = self._count + len(rows)
-        step = mean - self._mean
-        self._scatter += scatter + torch.outer(step, step) * (self._count * len(rows) / total)
-        self._mean += step * (len(rows) / total)
-        self._count = total
+        """See a batch ``[N, ...]``."""
+        self._moments.add([output.movedim(self._dim, -1).flatten(0, -2)])  # [N * S, C]
 
     def tensors(self) -> dict[str, Tensor]:
         """All that was seen, as :meth:`load` takes it."""
-        assert self._mean is not None  # noqa: S101 - kept after a batch
-        assert self._scatter is not None  # noqa: S101 - as above
-        return {"count": torch.tensor(self._count), "mean": self._mean, "scatter": self._scatter}
+        moments = self._moments
+        return {"count": torch.tensor(moments.count), "mean": moments.mean(0), "scatter": moments.scatter(0)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """See what another has seen, and nothing else."""
-        self._count = int(tensors["count"])
-        self._mean, self._scatter = tensors["mean"].to(device=self._device), tensors["scatter"].to(device=self._device)
+        resolution = torch.zeros(1, dtype=torch.float64)
+        self._moments.load({**tensors, "scatter/0": tensors["scatter"], "resolution": resolution})
 
     @property
     def matrix(self) -> Tensor:
         """``[C, C]``, of the population: divided by the number of elements."""
-        assert self._scatter is not None  # noqa: S101 - empty data is refused before
-        return self._scatter / self._count
+        return self._moments.scatter(0) / self._moments.count
 
     def principal(self) -> PrincipalDirections:
         """Its eigenvectors, each with its largest component (the first of equals) positive.
