@@ -1,4 +1,4 @@
-"""Data by name: digits (embedded), MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100 and texts (from files)."""
+"""Data by name: digits (embedded), MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100 and texts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.readers.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, read_cifar
+from sdkernels.lab.readers.digits_tokens import TRAINING_IMAGES
 from sdkernels.lab.readers.idx import read_idx_split
 from sdkernels.lab.readers.text import TEXT_NAMES, TextData, load_text
 
 __all__ = ["NAMES", "SPLITS", "TEXT_NAMES", "LabelledData", "TextData", "load", "load_text"]
 
 SPLITS = ("train", "test", "all")
-_DIGITS_TRAIN = 1437  # four fifths of 1,797
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _digits(split: str) -> LabelledData:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    part = {"train": slice(_DIGITS_TRAIN), "test": slice(_DIGITS_TRAIN, None), "all": slice(None)}[split]
+    part = {"train": slice(TRAINING_IMAGES), "test": slice(TRAINING_IMAGES, None), "all": slice(None)}[split]
     inputs = torch.tensor(digits.data[part] / 16, dtype=torch.float32)
     return LabelledData("digits", inputs, torch.tensor(digits.target[part]).long(), 10, (1, 8, 8))
 

@@ -92,7 +92,7 @@ class TestVocabulary:
             Vocabulary("abcd").decode(tokens)
 
 
-@pytest.mark.parametrize("name", TEXT_NAMES)
+@pytest.mark.parametrize("name", FILES)
 class TestByName:
     def test_all_parts(self, tmp_path, name):
         write(tmp_path, FILES[name])
@@ -127,6 +127,21 @@ class TestByName:
         with pytest.raises(ValueError, match=rf"{FILES[name][1]}: 'sat' is not among the 3 words.*fetch {name}"):
             load_text(name, tmp_path)
 
+    def test_the_part_whose_words_are_the_vocabulary(self, tmp_path, name):
+        write(tmp_path, FILES[name], (TRAIN, VALID + "<unk>", TEST))
+        data = load_text(name, tmp_path, words_of="validation")
+        assert data.vocabulary.words == ("sat", "the", "dog", "<eos>", "<unk>")
+        assert " ".join(data.vocabulary.decode(data.train)) == (
+            "<eos> <unk> <unk> <unk> <unk> <eos> the <unk> <unk> sat <eos>"
+        )
+        assert data.test.tolist() == [4, 4, 4, 3]
+        assert data.present == ("train", "validation", "test")
+        with pytest.raises(ValueError, match="words_of='valid': choose one of train, validation, test"):
+            load_text(name, tmp_path, words_of="valid")
+        (tmp_path / FILES[name][1]).unlink()
+        with pytest.raises(FileNotFoundError, match=f"{name} has no validation text here, only train, test"):
+            load_text(name, tmp_path, words_of="validation")
+
     def test_nothing_there(self, tmp_path, name):
         with pytest.raises(FileNotFoundError, match=rf"{FILES[name][0]}.*none is in .*fetch {name} --data-dir DIR"):
             load_text(name, tmp_path)
@@ -141,7 +156,8 @@ def test_short_names_of_wikitext(tmp_path):
 
 
 def test_other_names(tmp_path):
-    with pytest.raises(ValueError, match="no text 'enwik8'; there are wikitext2, ptb"):
+    assert TEXT_NAMES == ("wikitext2", "ptb", "digits_tokens")
+    with pytest.raises(ValueError, match="no text 'enwik8'; there are wikitext2, ptb, digits_tokens"):
         load_text("enwik8", tmp_path)
 
 

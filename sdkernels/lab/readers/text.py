@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdkernels.lab.readers.digits_tokens import WORDS, read_digits_tokens
 from sdkernels.lab.readers.places import find_folder, read_whole
 
 END_OF_LINE = "<eos>"
@@ -196,25 +197,40 @@ _TEXTS = {
         "Mikolov's simple-examples.tgz (its data folder)",
     ),
 }
-TEXT_NAMES = tuple(_TEXTS)
+DIGITS = "digits_tokens"
+TEXT_NAMES = (*_TEXTS, DIGITS)
 
 
-def load_text(name: str, data_dir: Path | None) -> TextData:
+def load_text(name: str, data_dir: Path | None = None, *, words_of: str | None = None) -> TextData:
     """Load a text by name: those of its training, validation and test parts that are there.
 
     The vocabulary is of the training text's words by first appearance; where that is missing, of the validation text's,
     else of the test text's. Words of the other parts that it does not have become ``<unk>``.
 
     Args:
-        name: ``"wikitext2"`` (``wiki.train.tokens`` or ``train.txt``, ...) or ``"ptb"`` (``ptb.train.txt``, ...).
-        data_dir: where the files are, in it or in a folder of the text's name.
+        name: ``"wikitext2"`` (``wiki.train.tokens`` or ``train.txt``, ...), ``"ptb"`` (``ptb.train.txt``, ...), or
+            ``"digits_tokens"``, the images of scikit-learn's digits pixel by pixel: a training and a test text of
+            18 words (:func:`~sdkernels.lab.readers.digits_tokens.read_digits_tokens`).
+        data_dir: where the files are, in it or in a folder of the text's name; the digits need none.
+        words_of: the part whose words are the vocabulary, whatever other parts there are: ``"validation"`` for a model
+            that is trained on that text.
 
     Raises:
         ValueError: an unknown name, no ``data_dir``, or a damaged file.
-        FileNotFoundError: no file at all; a part that is missing is an error only when it is asked for.
+        FileNotFoundError: no file at all, or not that of ``words_of``; another part that is missing is an error only
+            when it is asked for.
+
+    Example:
+        >>> load_text("digits_tokens")
+        TextData digits_tokens: tokens: train 93,405, test 23,400; 18 words
     """
-    if name not in _TEXTS:
+    if name not in TEXT_NAMES:
         raise ValueError(f"there is no text {name!r}; there are {', '.join(TEXT_NAMES)}")
+    if words_of is not None and words_of not in SPLITS:
+        raise ValueError(f"words_of={words_of!r}: choose one of {', '.join(SPLITS)}")
+    if name == DIGITS:
+        pixels, held_out = read_digits_tokens()
+        return _with_words_of(words_of, TextData(name, pixels, None, held_out, Vocabulary(WORDS)))
     layout = _TEXTS[name]
     hint = (
         f"Get it by `sdkernels data fetch {name} --data-dir DIR`, or put the files of {layout.publisher} into "
@@ -226,9 +242,16 @@ def load_text(name: str, data_dir: Path | None) -> TextData:
     place = find_folder(Path(data_dir), layout.folders, every, hint)
     streams: dict[str, Tensor] = {}
     vocabulary: Vocabulary | None = None
-    for split, files in layout.files.items():
-        path = next((place / file for file in files if (place / file).is_file()), None)
+    for split in sorted(SPLITS, key=lambda split: split != words_of):  # the first one makes the vocabulary
+        path = next((place / file for file in layout.files[split] if (place / file).is_file()), None)
         if path is not None:
             streams[split], vocabulary = read_tokens(path, vocabulary, hint=hint)
     train, validation, test = map(streams.get, SPLITS)
-    return TextData(name, train, validation, test, vocabulary or Vocabulary([]), hint=hint)
+    return _with_words_of(words_of, TextData(name, train, validation, test, vocabulary or Vocabulary([]), hint=hint))
+
+
+def _with_words_of(words_of: str | None, data: TextData) -> TextData:
+    """The same, if the part is there whose words its vocabulary must be."""
+    if words_of is not None:
+        getattr(data, words_of)
+    return data

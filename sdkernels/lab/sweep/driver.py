@@ -10,7 +10,7 @@ from sdkernels.engine.keeping import Workers
 from sdkernels.engine.ledger import Ledger
 from sdkernels.lab.models import layer_names
 from sdkernels.lab.sweep.condition import Condition
-from sdkernels.lab.sweep.data import measured_data, test_data, true_data
+from sdkernels.lab.sweep.data import held_out_data, measured_data, read_data
 from sdkernels.lab.sweep.network import Member, Message, Work
 from sdkernels.lab.sweep.settings import are_of_one_training
 from sdkernels.lab.sweep.spec import Sweep
@@ -150,15 +150,17 @@ class Driver:
     def _key(self, place: int) -> str:
         """Of a network that is trained by itself; all that is wrong with it, or its measures, shows before any work."""
         settings = self._sweep.networks[place]
-        data, held_out = true_data(settings, self._data_dir), test_data(settings, self._data_dir)
+        data, held_out = read_data(settings, self._data_dir), held_out_data(settings, self._data_dir)
         try:
             model = settings.build(data)
         except ValueError as error:
             raise ValueError(f"network {place} ({self._sweep.label(place)}): {error}") from error
         for condition in self._conditions.values():
             try:
-                layer_names(model, condition.layers)
                 measured_data(settings, condition.on, condition.examples, self._data_dir)
+                layer_names(model, condition.layers)
             except ValueError as error:
                 raise ValueError(f"measure {condition.name!r} of network {place}: {error}") from error
-        return settings.key(model, data.sha256, "" if held_out is None else held_out.sha256)
+        test, validation = held_out.get("test"), held_out.get("validation")
+        others = ["" if test is None else test.sha256, *([] if validation is None else [validation.sha256])]
+        return settings.key(model, data.sha256, *others)

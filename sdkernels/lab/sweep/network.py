@@ -24,11 +24,13 @@ from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.models import layer_names
 from sdkernels.lab.seeds import seed_for
 from sdkernels.lab.sweep.condition import Condition
-from sdkernels.lab.sweep.data import for_analysis, measured_data, reading_workers, test_data, training_data
+from sdkernels.lab.sweep.data import for_analysis, held_out_data, measured_data, reading_workers, training_data
 from sdkernels.lab.sweep.results import Result, summary, to_bytes
 from sdkernels.lab.sweep.settings import NetworkSettings, SweepData, are_of_one_training
+from sdkernels.lab.tokens import TokenData
 from sdkernels.lab.training import DivergedError, Trainer, Training, evaluate
 from sdkernels.lab.training.evaluation import device_of
+from sdkernels.lab.training.state import copied
 
 # Beside a network's tensors: the labels that it was trained on, int64 [N], where some were corrupted.
 LABELS = "training labels"
@@ -158,7 +160,7 @@ def _train_together(work: Work, models: list[nn.Module], data: list[SweepData]) 
     trainer = EnsembleTrainer(
         models,
         cast(LabelledData, data[0]).inputs,  # MLPs alone are trained together, and theirs is in memory
-        torch.stack([own.labels for own in data]),
+        torch.stack([cast(LabelledData, own).labels for own in data]),
         [member.settings.training for member in work.members],
         seeds=[seed_for("shuffling", member.settings.seed) for member in work.members],
         drop_diverged=True,
@@ -239,12 +241,15 @@ def _trained(
         **_place(model),
         "torch": str(torch.__version__),
     }
-    held_out = test_data(member.settings, work.data_dir)
-    if held_out is not None:
-        tested = evaluate(model, held_out, workers=reading_workers(held_out))
-        record |= {"test_accuracy": tested.accuracy, "test_loss": tested.loss}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    if member.settings.corruption:
+    outcomes = {"train": training}
+    for part, held_out in held_out_data(member.settings, work.data_dir).items():
+        pieces = {"batch_size": member.settings.training.batch_size, "unroll": member.settings.training.unroll}
+        outcomes[part] = evaluate(model, held_out, workers=reading_workers(held_out), **pieces)  # pieces are of texts
+        record |= {f"{part}_accuracy": outcomes[part].accuracy, f"{part}_loss": outcomes[part].loss}
+    if member.settings.is_text:
+        record |= {f"{part}_perplexity": outcome.perplexity for part, outcome in outcomes.items()}
+    tensors = {name: copied(tensor) for name, tensor in model.state_dict().items()}  # tied weights share their memory
+    if member.settings.corruption and not isinstance(data, TokenData):
         tensors[LABELS] = data.labels
     return Message(member.place, "network", "", record, save(tensors))
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from sdkernels.engine.keeping import Workers
 from sdkernels.engine.ledger import Item, Ledger
 from sdkernels.lab.sweep.condition import Condition
-from sdkernels.lab.sweep.data import true_data
+from sdkernels.lab.sweep.data import held_out_data, read_data, true_data
 from sdkernels.lab.sweep.driver import CONDITION, NETWORK, Driver, Way
 from sdkernels.lab.sweep.network import LABELS, Message, Work, weights_of, work_on
 from sdkernels.lab.sweep.progress import Progress
 from sdkernels.lab.sweep.results import Result, from_bytes
 from sdkernels.lab.sweep.settings import are_of_one_training
 from sdkernels.lab.sweep.spec import Sweep
+from sdkernels.lab.tokens import TokenData
 
 
 class Here:
@@ -65,7 +66,7 @@ class Networks:
     def model(self, index: int) -> nn.Module:
         """A trained network, in evaluation mode."""
         settings = self.sweep.networks[index]
-        model = settings.build(true_data(settings, self.data_dir))
+        model = settings.build(read_data(settings, self.data_dir))
         model.load_state_dict(weights_of(self._item(NETWORK, self.keys[index]).content))
         return model.eval()
 
@@ -73,6 +74,26 @@ class Networks:
         """The labels that a network was trained on, int64 [N]: where some were corrupted, as they were kept with it."""
         kept = load(self._item(NETWORK, self.keys[index]).content).get(LABELS)
         return true_data(self.sweep.networks[index], self.data_dir).labels if kept is None else kept
+
+    def text(self, index: int, part: str = "test") -> TokenData:
+        """A text in the numbers that a language model knows its words by.
+
+        Args:
+            index: of the network.
+            part: ``"test"``, ``"validation"``, or the part that it was trained on, of which it has what was trained on.
+
+        Raises:
+            ValueError: a classifier, or a text that is not there.
+        """
+        settings = self.sweep.networks[index]
+        data = {settings.split: read_data(settings, self.data_dir), **held_out_data(settings, self.data_dir)}
+        texts = {name: own for name, own in data.items() if isinstance(own, TokenData)}
+        if part not in texts:
+            raise ValueError(
+                f"network {index}, {settings.model} on {settings.data}, has no {part} text; it has "
+                f"{', '.join(texts) or 'none'}"
+            )
+        return texts[part]
 
     def result(self, index: int, condition: str) -> Result:
         """What a network's measurement gave."""

@@ -9,16 +9,21 @@ from torch import nn
 
 from sdkernels.engine.digest import Digest
 from sdkernels.lab import models
-from sdkernels.lab.datasets import NAMES
+from sdkernels.lab.datasets import NAMES, TEXT_NAMES
 from sdkernels.lab.folders import IMAGE_SIZE, IMAGENET, FolderData
 from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.seeds import seed_for
+from sdkernels.lab.tokens import TokenData
 from sdkernels.lab.training import TrainingOptions
 
 # Of the keys; goes up when the same settings would mean something else.
 FORMAT = 1
 
-SweepData = LabelledData | FolderData
+# What classifiers are trained and measured on, and what all networks are trained on.
+Examples = LabelledData | FolderData
+SweepData = Examples | TokenData
+
+LANGUAGE_MODEL = "lstm"
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,14 @@ class NetworkSettings:
     Attributes:
         data: a data set's name, or ``"imagenet"``, which is read from folders of images as it is needed
             (:mod:`sdkernels.lab.folders`); ``examples`` of its ``split``, the first so many, or all. Folders are sorted
-            by class: theirs are spread evenly over them.
+            by class: theirs are spread evenly over them. Or a text's name, of which ``examples`` counts tokens.
+        split: ``"train"`` or ``"all"``; of texts ``"train"`` or ``"validation"``: the part that is trained on, all of
+            whose words are the vocabulary.
         standardise: every channel to mean 0 and standard deviation 1, by the training examples' statistics, of folders
             by ImageNet's published ones.
         corruption: the fraction of training labels that are permuted among themselves.
         corruption_seed: of that; None: one made from ``seed``. Networks that memorise the same labels share it.
-        model: ``"mlp"``, ``"convnet"``, ``"resnet18"`` or ``"resnet50"``.
+        model: ``"mlp"``, ``"convnet"``, ``"resnet18"`` or ``"resnet50"``; of texts ``"lstm"``.
         options: what the model's function of ``sdkernels.lab.models`` takes beside the data's shapes and the seed.
         training: how.
         seed: of initialisation and shuffling, each by a seed of its own made from it.
@@ -66,7 +73,11 @@ class NetworkSettings:
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("data", (*NAMES, IMAGENET)), ("split", ("train", "all")), ("model", tuple(_BUILDERS))):
+        for name, choices in (
+            ("data", (*NAMES, IMAGENET, *TEXT_NAMES)),
+            ("model", tuple(_BUILDERS)),
+            ("split", ("train", "validation") if self.is_text else ("train", "all")),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         if not isinstance(self.standardise, bool):
@@ -82,13 +93,20 @@ class NetworkSettings:
                 raise ValueError(f"{name}={value!r} must be a whole number, at least {int(name == 'examples')}")
         if self.until is not None:
             self._check_until(self.until)
-        if self.data == IMAGENET:
+        if self.is_text or self.model == LANGUAGE_MODEL:
+            self._check_text()
+        elif self.data == IMAGENET:
             self._check_folders()
         elif self.image_size is not None:
             raise ValueError(
                 f"image_size={self.image_size!r} is of folders of images, data={IMAGENET!r}; the images of {self.data} "
                 "have a size"
             )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the data are a text, and not images."""
+        return self.data in TEXT_NAMES
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it; without ``until`` and ``image_size`` where there is none."""
@@ -120,6 +138,28 @@ class NetworkSettings:
             )
         if not is_whole(until, at_least=1) or until > epochs:  # type: ignore[operator]  # a whole number is left
             raise ValueError(f"until={until!r} must be a whole number of the training's epochs, 1..{epochs}, or None")
+
+    def _check_text(self) -> None:
+        if self.model != LANGUAGE_MODEL:
+            raise ValueError(
+                f"model={self.model!r} takes images, and data={self.data!r} is a text: choose "
+                f"model={LANGUAGE_MODEL!r}, or images"
+            )
+        if not self.is_text:
+            raise ValueError(
+                f"model={self.model!r} reads a text, and data={self.data!r} are images: choose one of "
+                f"{', '.join(TEXT_NAMES)}, or another model"
+            )
+        for name, nothing, of in (
+            ("standardise", False, "pixels"),
+            ("corruption", 0, "labels, of which a text has none"),
+            ("corruption_seed", None, "labels, of which a text has none"),
+            ("image_size", None, "folders of images"),
+        ):
+            if getattr(self, name) != nothing:
+                raise ValueError(f"{name}={getattr(self, name)!r} is of {of}; {self.data} is a text: leave it out")
+        if self.training.augmentation != "none":
+            raise ValueError(f"augmentation={self.training.augmentation!r} is of images; {self.data} is a text")
 
     def _check_folders(self) -> None:
         if self.image_size is not None and not is_whole(self.image_size, at_least=1):
@@ -174,23 +214,50 @@ def is_whole(value: object, *, at_least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
 
 
+def is_number(value: object) -> bool:
+    """Whether it is an int or a float, and not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _mlp(data: LabelledData, seed: int, *, hidden: list[int], dropout: float = 0.0) -> nn.Module:
     if not isinstance(hidden, (list, tuple)) or not all(is_whole(units, at_least=1) for units in hidden):
         raise ValueError(f"hidden={hidden!r} must be a list of whole numbers, at least 1")
     return models.mlp(data.flattened().inputs.shape[1], hidden, data.classes, seed, dropout)
 
 
-def _convnet(data: SweepData, seed: int, **options: Any) -> nn.Module:
+def _convnet(data: Examples, seed: int, **options: Any) -> nn.Module:
     channels, height, _ = data.shape
     return models.convnet(classes=data.classes, in_channels=channels, image_size=height, seed=seed, **options)
 
 
-def _resnet18(data: SweepData, seed: int, **options: Any) -> nn.Module:
+def _resnet18(data: Examples, seed: int, **options: Any) -> nn.Module:
     return models.resnet18(classes=data.classes, in_channels=data.shape[0], seed=seed, **options)
 
 
-def _resnet50(data: SweepData, seed: int, **options: Any) -> nn.Module:
+def _resnet50(data: Examples, seed: int, **options: Any) -> nn.Module:
     return models.resnet50(classes=data.classes, in_channels=data.shape[0], seed=seed, **options)
+
+
+def _lstm(
+    data: TokenData,
+    seed: int,
+    *,
+    hidden: int,
+    embedding: int,
+    layers: int = 3,
+    dropout: float = 0.0,
+    tied: bool = False,
+) -> nn.Module:
+    for name, value in (("hidden", hidden), ("embedding", embedding), ("layers", layers)):
+        if not is_whole(value, at_least=1):
+            raise ValueError(f"{name}={value!r} must be a whole number, at least 1")
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r} must be a number, at least 0 and below 1")
+    if not isinstance(tied, bool):
+        raise ValueError(f"tied={tied!r} must be true or false")
+    return models.lstm_language_model(
+        data.classes, embedding=embedding, hidden=hidden, layers=layers, dropout=dropout, tied=tied, seed=seed
+    )
 
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -198,12 +265,14 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "convnet": _convnet,
     "resnet18": _resnet18,
     "resnet50": _resnet50,
+    LANGUAGE_MODEL: _lstm,
 }
 
 
 def _options_of(model: str) -> tuple[set[str], set[str]]:
     """The options that a model needs, and all that it has."""
-    function: Callable[..., nn.Module] = _mlp if model == "mlp" else getattr(models, model)
+    ours: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, LANGUAGE_MODEL: _lstm}
+    function: Callable[..., nn.Module] = ours[model] if model in ours else getattr(models, model)
     own = {"data", "seed", "classes", "in_channels", "image_size"}
     found = {name: p for name, p in inspect.signature(function).parameters.items() if name not in own}
     return {name for name, p in found.items() if p.default is p.empty}, {*found}

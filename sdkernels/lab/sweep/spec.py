@@ -54,6 +54,12 @@ class Sweep:
             raise ValueError(f"name={self.name!r} names a folder: it cannot be empty or have slashes in it")
         if not is_whole(self.together, at_least=1):
             raise ValueError(f"together={self.together!r} must be a whole number of networks, at least 1")
+        texts = [place for place, network in enumerate(self.networks) if network.is_text]
+        if self.together > 1 and texts:
+            raise ValueError(
+                f"together={self.together} is of MLPs side by side; network {texts[0]}, {self.label(texts[0])}, is "
+                "a language model, which is trained by itself: leave together out"
+            )
         seconds = self.checkpoint_seconds
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
             raise ValueError(f"checkpoint_seconds={seconds!r} must be a number, at least 0")

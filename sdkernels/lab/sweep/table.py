@@ -11,7 +11,10 @@ import pandas as pd
 from sdkernels.lab.sweep.run import Networks
 from sdkernels.lab.sweep.settings import flat
 
-_OUTCOMES = ("memorised", "train_accuracy", "train_loss", "test_accuracy", "test_loss")
+_OUTCOMES = (
+    "memorised",
+    *(f"{part}_{what}" for part in ("train", "validation", "test") for what in ("accuracy", "loss", "perplexity")),
+)
 
 # Means of float32 losses, whose last digits depend on how examples were grouped: no more of them than that.
 DIGITS = "%.10g"

@@ -8,8 +8,9 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
 from sdkernels.lab.datasets import LabelledData
+from sdkernels.lab.tokens import TokenData
 
-Data = LabelledData | tuple[Tensor, Tensor] | Dataset[Any] | Tensor
+Data = LabelledData | TokenData | tuple[Tensor, Tensor] | Dataset[Any] | Tensor
 
 # A batch that is only evaluated holds at most this many examples, and elements of input.
 _EXAMPLES, _ELEMENTS = 4096, 2**22
@@ -53,8 +54,8 @@ def feed_for(data: Data, device: torch.device, *, batch_size: int, unroll: int, 
 
     if isinstance(data, LabelledData):
         return InMemoryFeed(data.inputs, data.labels, device, batch_size)
-    if isinstance(data, Tensor):
-        return TokenStreamFeed(data, device, batch_size, unroll)
+    if isinstance(data, TokenData | Tensor):
+        return TokenStreamFeed(data if isinstance(data, Tensor) else data.tokens, device, batch_size, unroll)
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         return InMemoryFeed(data[0], data[1], device, batch_size)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, tuple | list | dict):
