@@ -15,7 +15,7 @@ ComparedT = TypeVar("ComparedT", bound="Compared")
 Label = str | int | float
 
 # What rounding may leave of a distance of 0.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 
 _METHODS = {"cca": "mean CCA distance", "svcca": "SVCCA distance", "pwcca": "PWCCA distance", "cka": "CKA distance"}
 
@@ -48,7 +48,7 @@ class Compared:
                 f"distance {list(self.distance.shape)} holds infinite numbers; give nan for what is unknown"
             )
         least = float(self.distance.nan_to_num(0.0).min()) if self.distance.numel() else 0.0
-        if least < -_ROUNDING:
+        if least < -ROUNDING:
             raise ValueError(f"distance {list(self.distance.shape)} goes down to {least:.4g}, and none is below 0")
         if self.examples is not None and (isinstance(self.examples, bool) or not isinstance(self.examples, int)):
             raise TypeError(f"examples is a {type(self.examples).__name__}; give an int, or None if not known")
@@ -84,9 +84,9 @@ class Compared:
             ValueError: the file is no such saved result; names it.
         """
         header, tensors = read(path, cls._FORMAT)
-        fields = {name: header[name] for name in (*cls._HEADER, "examples", "settings", "versions")}
-        optional = {name: tensors.get(name) for name in cls._OPTIONAL_TENSORS}
-        return cls(**fields, distance=tensors["distance"], **optional)
+        fields: dict[str, Any] = {name: header[name] for name in (*cls._HEADER, "examples", "settings", "versions")}
+        fields |= {name: tensors.get(name) for name in cls._OPTIONAL_TENSORS}
+        return cls(**fields, distance=tensors["distance"])
 
     @property
     def _distance_label(self) -> str:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.similarity.compared import Compared, check_names
+from sdkernels.analysis.similarity.distance_map import FIGURE, draw_distances
+from sdkernels.analysis.similarity.names import LITERAL, name_across, name_down
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,7 +72,7 @@ class LayerSimilarity(Compared):
         return torch.tensor(common)
 
     def to_pandas(self) -> Any:
-        """A long table, one row a pair of layers: their names, distance, similarity and ranks; unknown ones left out."""
+        """A long table, one row a pair of layers whose distance is known: names, distance, similarity, and ranks."""
         pandas = require("pandas", "LayerSimilarity.to_pandas()")
         places = self.distance.isfinite().nonzero()
         first, second = places.unbind(1)
@@ -84,3 +86,36 @@ class LayerSimilarity(Compared):
             if ranks is not None:
                 table[name] = ranks[at].numpy()
         return pandas.DataFrame(table)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw layers x layers: dark is near, light is far, and grey is not known; returns the matplotlib axes.
+
+        Rows are ``layers_a``, the first at the top, and columns ``layers_b``. Distances stand in their cells where
+        there is room.
+        """
+        if ax is None:
+            plot = require("matplotlib.pyplot", "LayerSimilarity.plot()")
+            ax = plot.subplots(figsize=FIGURE, layout="constrained")[1]
+        draw_distances(ax, self.distance, label=self._distance_label)
+        name_across(ax, self.layers_b, beside=name_down(ax, self.layers_a))
+        ax.set_ylabel(f"layer of {self.name_a}", **LITERAL)
+        ax.set_xlabel(f"layer of {self.name_b}", **LITERAL)
+        return ax
+
+    def plot_by_layer(self, ax: Any = None, *, label: str | None = None, color: Any = None) -> Any:
+        """Draw the distance of :attr:`matched` layers over depth; returns the matplotlib axes.
+
+        Raises:
+            ValueError: as :attr:`matched`.
+        """
+        first, second = self.matched.unbind(1)
+        if ax is None:
+            ax = require("matplotlib.pyplot", "LayerSimilarity.plot_by_layer()").subplots(layout="constrained")[1]
+        distance = self.distance[first, second].numpy()
+        ax.plot(range(len(distance)), distance, marker="o", markersize=4, label=label, color=color)
+        pairs = [(self.layers_a[a], self.layers_b[b]) for a, b in self.matched.tolist()]
+        name_across(ax, [a if a == b else f"{a} / {b}" for a, b in pairs])
+        ax.set_ylim(bottom=-0.02 * ax.get_ylim()[1])
+        ax.set_xlabel("layer")
+        ax.set_ylabel(self._distance_label, **LITERAL)
+        return ax

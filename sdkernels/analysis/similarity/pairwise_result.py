@@ -1,11 +1,21 @@
 """How alike many networks are: a distance for each pair at each layer, clusters, groups, table, plots, file."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from sdkernels.analysis.similarity.compared import Compared, Label, check_labels, check_names
+from sdkernels.analysis.extras import require
+from sdkernels.analysis.scatter import MARKERS
+from sdkernels.analysis.similarity.clustering import cut, leaf_order
+from sdkernels.analysis.similarity.compared import ROUNDING, Compared, Label, check_labels, check_names
+from sdkernels.analysis.similarity.distance_map import FIGURE, draw_boundaries, draw_distances
+from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across, name_down, name_runs
+from sdkernels.analysis.similarity.pair_kinds import pair_kinds
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,12 +47,210 @@ class PairwiseSimilarity(Compared):
         self._set("layers", check_names("layers", self.layers))
         layers, networks = len(self.layers), len(self.names)
         self._check_shape("distance", (layers, networks, networks), "layers, and twice a place for each of names")
-        own = self.distance.diagonal(dim1=1, dim2=2)
-        if own.nan_to_num(0.0).abs().max() > 1e-6:
+        own = float(self.distance.diagonal(dim1=1, dim2=2).nan_to_num(0.0).max())
+        if own > ROUNDING:
             raise ValueError(
-                f"distance {list(self.distance.shape)} has up to {float(own.nan_to_num(0.0).max()):.4g} on the diagonal, "
-                "a network's distance from itself, which is 0; of similarities give 1 - similarity"
+                f"distance {list(self.distance.shape)} has up to {own:.4g} on the diagonal, a network's distance from "
+                "itself, which is 0; of similarities give 1 - similarity"
             )
         self._set_ranks("ranks", (layers, networks), "layers, and one for each of names")
         if self.groups is not None:
             self._set("groups", check_labels("groups", self.groups, networks, "networks"))
+
+    @property
+    def symmetrised(self) -> Tensor:
+        """float64 [layers, M, M]: the mean of ``[l, i, j]`` and ``[l, j, i]``, of which clusters and groups are."""
+        return (self.distance + self.distance.mT) / 2
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether ``[l, i, j]`` and ``[l, j, i]`` are the same, but for rounding."""
+        return torch.allclose(self.distance, self.distance.mT, rtol=0, atol=1e-12, equal_nan=True)
+
+    def of(self, names: str | Sequence[str]) -> "PairwiseSimilarity":
+        """The same of some networks, in their order.
+
+        Raises:
+            ValueError: a network that is not among its own; lists those.
+        """
+        chosen = check_names("names", names)
+        if unknown := [name for name in chosen if name not in self.names]:
+            raise ValueError(f"the networks are {list(self.names)}; {unknown} are not among them")
+        places = [self.names.index(name) for name in chosen]
+        return replace(
+            self,
+            distance=self.distance[:, places][:, :, places],
+            names=chosen,
+            groups=None if self.groups is None else tuple(self.groups[place] for place in places),
+            ranks=None if self.ranks is None else self.ranks[:, places],
+        )
+
+    def clusters(self, count: int, layer: str | None = None) -> Tensor:
+        """The cluster of each network at one layer, int64 [M], numbered in the order of their first networks.
+
+        Clusters that are nearest by the mean distance between their networks (:attr:`symmetrised`) are joined until
+        ``count`` are left: average linkage.
+
+        Args:
+            count: 1 to M.
+            layer: its name; needed if there are several.
+
+        Raises:
+            ValueError: ``count`` is out of range, there is no such layer or no saying which, or a distance is nan.
+        """
+        at = self._layer(layer)
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(self.names):
+            raise ValueError(f"count={count!r} must be an int within 1..{len(self.names)}, the number of networks")
+        distance = self.symmetrised[at]
+        if len(rows := distance.isnan().any(1).nonzero()):
+            unknown = [self.names[row] for row in rows.flatten().tolist()]
+            raise ValueError(
+                f"at layer {self.layers[at]!r} some distances of {unknown} are nan: no clusters; take the networks of "
+                "which all are known by .of(names)"
+            )
+        return cut(distance, count)
+
+    def between(self, groups: Sequence[Label] | None = None) -> Any:
+        """A table of mean distances within each group and between each two groups, by layer.
+
+        Args:
+            groups: a label for each network; None: the result's own, and if it has none, all pairs together.
+
+        Returns:
+            A ``DataFrame`` with a row for each layer and kind of pair: ``layer``; ``kind``, ``"within"``,
+            ``"between"`` or ``"all"``; the groups ``first`` and ``second``; the mean ``distance`` and its standard
+            deviation ``std`` over pairs (of :attr:`symmetrised`); and how many ``pairs``. A network is no pair with
+            itself, and a pair whose distance is nan is none.
+
+        Raises:
+            ValueError, TypeError: the labels are not M strings and numbers.
+        """
+        pandas = require("pandas", "PairwiseSimilarity.between()")
+        kinds = pair_kinds(self._groups(groups), len(self.names))
+        numbers = [kind.over_layers(self.symmetrised) for kind in kinds]
+        rows = []
+        for at, layer in enumerate(self.layers):
+            for kind, (mean, std, count) in zip(kinds, numbers, strict=True):
+                labels = {"layer": layer, "kind": kind.kind, "first": kind.first, "second": kind.second}
+                rows.append({**labels, "distance": float(mean[at]), "std": float(std[at]), "pairs": int(count[at])})
+        return pandas.DataFrame(rows)
+
+    def to_pandas(self) -> Any:
+        """A long table, one row a layer and pair of networks: their names, groups and ranks, distance and similarity.
+
+        Each pair stands there once if distances are symmetric, and in both orders otherwise; none with itself.
+        """
+        pandas = require("pandas", "PairwiseSimilarity.to_pandas()")
+        networks = torch.ones(len(self.names), len(self.names), dtype=torch.bool)
+        first, second = (networks.triu(1) if self.is_symmetric else ~networks.diag().diag()).nonzero().unbind(1)
+        layers = len(self.layers)
+        table: dict[str, Any] = {"layer": [layer for layer in self.layers for _ in range(len(first))]}
+        for place, chosen in (("first", first), ("second", second)):
+            table[place] = [self.names[network] for network in chosen.tolist()] * layers
+            if self.groups is not None:
+                table[f"{place}_group"] = [self.groups[network] for network in chosen.tolist()] * layers
+            if self.ranks is not None:
+                table[f"{place}_rank"] = self.ranks[:, chosen].flatten().numpy()
+        table["distance"] = self.distance[:, first, second].flatten().numpy()
+        table["similarity"] = self.similarity[:, first, second].flatten().numpy()
+        return pandas.DataFrame(table)
+
+    def plot(
+        self,
+        layer: str | None = None,
+        ax: Any = None,
+        *,
+        by: Literal["clusters", "groups", "names"] = "clusters",
+        clusters: int | None = None,
+        groups: Sequence[Label] | None = None,
+    ) -> Any:
+        """Draw networks x networks at one layer: dark is near, light is far, grey is not known; returns the axes.
+
+        Rows are first arguments of the comparison and columns second ones. Where there are groups, these are named
+        beside their rows, and otherwise the networks.
+
+        Args:
+            layer: its name; needed if there are several.
+            by: the order of rows and columns: along the tree of average linkage on :attr:`symmetrised`, where what is
+                unknown counts as the largest distance; ``"groups"``: group after group, and along the tree within
+                each; ``"names"``: as they are.
+            clusters: draw lines between so many :meth:`clusters`. Without, lines are between groups if ``by`` is those.
+            groups: a label for each network; None: the result's own.
+
+        Raises:
+            ValueError: there is no such layer or no saying which, no groups to order by, or lines between clusters are
+                asked for in another order; and as :meth:`clusters`.
+        """
+        at, labels = self._layer(layer), self._groups(groups)
+        if by not in ("clusters", "groups", "names"):
+            raise ValueError(f"by={by!r}: choose 'clusters', 'groups' or 'names'")
+        if by == "groups" and labels is None:
+            raise ValueError("by='groups', and there are none; give groups=, a label for each network")
+        if clusters is not None and by != "clusters":
+            raise ValueError(f"clusters={clusters} of networks that stand by {by}; leave out by=")
+        parts = None if clusters is None else self.clusters(clusters, layer)
+        order = torch.arange(len(self.names)) if by == "names" else leaf_order(self.symmetrised[at])
+        if by == "groups" and labels is not None:
+            first = [*dict.fromkeys(labels)]
+            parts = torch.tensor([first.index(label) for label in labels])
+            order = order[parts[order].argsort(stable=True)]
+        if ax is None:
+            plot = require("matplotlib.pyplot", "PairwiseSimilarity.plot()")
+            ax = plot.subplots(figsize=FIGURE, layout="constrained")[1]
+        draw_distances(ax, self.distance[at][order][:, order], label=self._distance_label, has_own=True)
+        if parts is not None:
+            rows = [row for row, (one, other) in enumerate(pairwise(parts[order].tolist()), 1) if one != other]
+            draw_boundaries(ax, rows, len(order))
+        networks = order.tolist()
+        if labels is None:
+            name_down(ax, [self.names[network] for network in networks])
+        else:
+            kinds = [str(label) for label in dict.fromkeys(labels)]
+            name_runs(ax, [str(labels[network]) for network in networks], kinds)
+        ax.set_xticks([])
+        ax.set_xlabel(f"{len(networks)} networks, in the order of the rows")
+        ax.set_title(self.layers[at], fontsize=9, **LITERAL)
+        return ax
+
+    def plot_by_layer(self, groups: Sequence[Label] | None = None, ax: Any = None) -> Any:
+        """Draw the mean distance over depth, a line for each kind of pair that there is; returns the matplotlib axes.
+
+        Kinds are pairs within each group, drawn through, and pairs of two groups, dashed; without groups all pairs. A
+        band is one standard deviation over pairs (of :attr:`symmetrised`).
+
+        Args:
+            groups: a label for each network; None: the result's own.
+
+        Raises:
+            ValueError, TypeError: the labels are not M strings and numbers.
+        """
+        kinds = [kind for kind in pair_kinds(self._groups(groups), len(self.names)) if len(kind.pairs)]
+        if ax is None:
+            ax = require("matplotlib.pyplot", "PairwiseSimilarity.plot_by_layer()").subplots(layout="constrained")[1]
+        colour_map = require("matplotlib", "a plot").colormaps["viridis"]
+        depth, lines = np.arange(len(self.layers)), []
+        for place, kind in enumerate(kinds):
+            alike = [other for other in kinds if other.is_within == kind.is_within]
+            shade = (alike.index(kind) + (0 if kind.is_within else 0.5)) / max(len(alike) - kind.is_within, 1)
+            colour = colour_map(0.85 * shade)
+            mean, std, _ = (number.numpy() for number in kind.over_layers(self.symmetrised))
+            style = {"marker": MARKERS[place % len(MARKERS)], "markersize": 4, "color": colour, "linewidth": 1.4}
+            lines += ax.plot(depth, mean, "-" if kind.is_within else "--", label=kind.name, **style)
+            alpha = 0.2 if len(kinds) < 5 else 0.07
+            ax.fill_between(depth, mean - std, mean + std, color=colour, alpha=alpha, linewidth=0)
+        name_across(ax, self.layers)
+        ax.set_ylim(bottom=-0.02 * ax.get_ylim()[1])
+        ax.set_xlabel("layer")
+        ax.set_ylabel(self._distance_label, **LITERAL)
+        legend_apart(ax, lines, [kind.name for kind in kinds], "pairs")
+        return ax
+
+    def _groups(self, groups: Sequence[Label] | None) -> tuple[Label, ...] | None:
+        return self.groups if groups is None else check_labels("groups", groups, len(self.names), "networks")
+
+    def _layer(self, layer: str | None) -> int:
+        if layer is None and len(self.layers) == 1:
+            return 0
+        if layer is None or layer not in self.layers:
+            raise ValueError(f"layer={layer!r}: this is of one layer; say which of {list(self.layers)}")
+        return self.layers.index(layer)

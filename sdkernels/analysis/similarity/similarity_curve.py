@@ -3,10 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.scatter import MARKERS
 from sdkernels.analysis.similarity.compared import Compared, Label, check_labels, check_names
+from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across
+
+_AXES = {"training": "checkpoint", "steps": "step"}
+_FEW = 10  # so many lines are told apart by markers too
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,7 +56,7 @@ class SimilarityCurve(Compared):
         self._set_ranks("ranks", shape, "layers, and one for each of moments")
 
     def to_pandas(self) -> Any:
-        """A long table, one row a layer and moment: layer, moment, distance, similarity, and ranks if they are known."""
+        """A long table, one row a layer and moment: their names, distance, similarity, and rank if it is known."""
         pandas = require("pandas", "SimilarityCurve.to_pandas()")
         count = len(self.moments)
         table: dict[str, Any] = {
@@ -62,3 +68,43 @@ class SimilarityCurve(Compared):
         if self.ranks is not None:
             table["rank"] = self.ranks.flatten().numpy()
         return pandas.DataFrame(table)
+
+    def plot(self, ax: Any = None, *, log: bool = False) -> Any:
+        """Draw a line a layer, from dark, the bottom, to light, the top; returns the matplotlib axes.
+
+        Moments that are numbers stand at their places on the axis, and others in their order.
+
+        Args:
+            log: a logarithmic axis, for moments that are numbers; below the least one above 0 it goes on linearly to 0.
+
+        Raises:
+            ValueError: a logarithmic axis is asked for of strings or of numbers below 0.
+        """
+        is_numeric = not any(isinstance(moment, str) for moment in self.moments)
+        if log and not is_numeric:
+            raise ValueError(f"log=True is for moments that are numbers; these are {list(self.moments)[:3]}, ...")
+        places = np.array(self.moments if is_numeric else range(len(self.moments)), dtype=np.float64)
+        if log and (places.min() < 0 or places.max() <= 0):
+            raise ValueError(f"log=True is for moments of 0 or more, and some above; these go from {places.min():g}")
+        if ax is None:
+            ax = require("matplotlib.pyplot", "SimilarityCurve.plot()").subplots(layout="constrained")[1]
+        colours = require("matplotlib", "a plot").colormaps["viridis"](np.linspace(0, 0.87, max(len(self.layers), 2)))
+        order = places.argsort(kind="stable")
+        lines = []
+        for place, (layer, distance) in enumerate(zip(self.layers, self.distance.numpy(), strict=True)):
+            sign = {"marker": MARKERS[place % len(MARKERS)], "markersize": 3.5} if len(self.layers) <= _FEW else {}
+            sign |= {
+                "markevery": max(1, len(places) // 25),
+                "linestyle": ("-", "--", ":")[place % 3] if not sign else "-",
+            }
+            lines += ax.plot(places[order], distance[order], color=colours[place], linewidth=1.3, label=layer, **sign)
+        if log:
+            ax.set_xscale("symlog", linthresh=places[places > 0].min())
+        elif not is_numeric:
+            name_across(ax, [str(moment) for moment in self.moments])
+        ax.set_ylim(bottom=-0.02 * ax.get_ylim()[1])
+        ax.set_xlabel("step of the sequence" if self.what == "steps" else "checkpoint")
+        start = "" if self.reference is None else f"\nfrom {_AXES[self.what]} {self.reference}"
+        ax.set_ylabel(f"{self._distance_label}{start}", **LITERAL)
+        legend_apart(ax, lines, self.layers, "layer")
+        return ax
