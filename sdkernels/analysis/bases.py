@@ -52,13 +52,15 @@ class Covariance(WithoutRows):
 
     def tensors(self) -> dict[str, Tensor]:
         """All that was seen, as :meth:`load` takes it."""
-        moments = self._moments
-        return {"count": torch.tensor(moments.count), "mean": moments.mean(0), "scatter": moments.scatter(0)}
+        kept = self._moments.tensors()
+        return {name: kept[name] for name in ("count", "mean", "shift")} | {"scatter": kept["scatter/0"]}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """See what another has seen, and nothing else."""
+        mean = tensors["mean"]
+        shift = tensors.get("shift", torch.zeros_like(mean))  # earlier versions had none
         resolution = torch.zeros(1, dtype=torch.float64)
-        self._moments.load({**tensors, "scatter/0": tensors["scatter"], "resolution": resolution})
+        self._moments.load({**tensors, "shift": shift, "scatter/0": tensors["scatter"], "resolution": resolution})
 
     @property
     def matrix(self) -> Tensor:

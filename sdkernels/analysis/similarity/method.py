@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import Tensor
 
 from sdkernels.analysis.similarity.canonical import Side, canonical
+from sdkernels.analysis.similarity.kernel_alignment import linear_cka
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.whitening import TOLERANCE, Solver, Whitening, whiten
 
@@ -122,6 +123,14 @@ class Method:
         return self.method != "pwcca"
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Those that count for this method, for results; all but the method, ``side`` and ``compat``."""
+        if self.method == "cka":
+            return {"debiased": self.debiased}
+        own = {"variance": self.variance} if self.method == "svcca" else {}
+        return own | {"reduce": self.reduce, "tolerance": self.whitening["tolerance"], "solver": self.solver}
+
+    @property
     def whitening(self) -> dict[str, Any]:
         """What is kept of each layer, as :func:`~sdkernels.analysis.similarity.whitening.whiten` takes it."""
         return {
@@ -170,8 +179,6 @@ class Method:
             ValueError: too few examples for the two ranks.
         """
         if not self.is_whitened:
-            from sdkernels.analysis.similarity.kernel_alignment import linear_cka
-
             similarity = float(linear_cka(moments, i, j, debiased=self.debiased, names=names))
             return Comparison(1 - similarity, None, None, None)
         if white_i is None or white_j is None:
@@ -183,7 +190,7 @@ class Method:
         between = None if white_i.variates is not None and white_j.variates is not None else moments.scatter(i, j)
         correlations, weights = canonical(white_i, white_j, between, weights=side, compat=self.compat)
         mean = correlations.mean() if weights is None else weights @ correlations
-        return Comparison(1 - float(mean), correlations, weights, side)
+        return Comparison(1 - min(float(mean), 1.0), correlations, weights, side)
 
     def _side(self, white_i: Whitening, white_j: Whitening) -> Side | None:
         if self.method != "pwcca":

@@ -80,7 +80,9 @@ class Moments(WithoutRows):
         self._panels = list(_panels(self._pairs, len(self.widths)))  # (i, first, last): i with each of first..last
         self._at = {(i, j): at for at, (i, first, last) in enumerate(self._panels) for j in range(first, last + 1)}
         self._resolution = [0.0] * len(self.widths)
-        self._mean: Tensor | None = None  # [sum of C_i]
+        # Both [sum of C_i]: the first batch's mean, and how far beyond it the mean of all is. Their sum is rounded to
+        # the digits of an offset; the second alone is as fine as the spread, and what is subtracted from later batches.
+        self._shift = self._mean = torch.empty(0)
         self._scatters: list[Tensor] = []  # of each panel, [C_i, sum of C_first .. C_last]
         self._norms = RowNorms(self._columns, self._pairs) if row_norms else None
         self._room: Tensor | None = None
@@ -96,33 +98,33 @@ class Moments(WithoutRows):
         examples = self._check(blocks)
         if not examples:
             return
-        if self._mean is None:
+        if not self.count:
             self._start(blocks[0].device if self._device is None else self._device)
-        assert self._mean is not None  # noqa: S101 - for mypy
         rows = self._rows(blocks, examples)
         batch = rows[:-1]
-        rough = batch.mean(0)
-        self._check_finite(rough, blocks)
-        if not self.count:  # near the mean, so that what is summed next is small
-            self._mean += rough
+        if not self.count:
+            self._shift = batch.mean(0)
+        batch -= self._shift
+        own = batch.mean(0)
+        self._check_finite(own, blocks)
         total = self.count + examples
+        step = (own - self._mean) * (examples / total)
+        self._mean += step
         batch -= self._mean
-        step = batch.mean(0) * (examples / total)
-        batch -= step
         torch.mul(step, self.count**0.5, out=rows[-1])
         if self._norms is not None:
             self._norms.add(batch, step, self.count, self.scatter)
         for (i, first, last), scatter in zip(self._panels, self._scatters, strict=True):
             beside = rows[:, self._columns[first].start : self._columns[last].stop]
             scatter.addmm_(rows[:, self._columns[i]].t(), beside)
-        self._mean += step
         self.count = total
         for i, block in enumerate(blocks):
             self._resolution[i] = max(self._resolution[i], resolution(block.dtype))
 
     def mean(self, i: int) -> Tensor:
         """float64 [C_i]."""
-        return self._seen()[self._columns[i]]
+        self._seen()
+        return (self._shift + self._mean)[self._columns[i]]
 
     def scatter(self, i: int, j: int | None = None) -> Tensor:
         """float64 [C_i, C_j], the sum of centred products; of a block with itself without ``j``.
@@ -134,6 +136,7 @@ class Moments(WithoutRows):
         low, high = sorted((i, j))
         if (low, high) not in self._at:
             raise ValueError(f"the scatter of {self._names[i]} and {self._names[j]} was not asked for: pairs=")
+        self._seen()
         at = self._at[low, high]
         start = self._columns[self._panels[at][1]].start
         of = self._columns[high]
@@ -161,7 +164,8 @@ class Moments(WithoutRows):
 
     def tensors(self) -> dict[str, Tensor]:
         """All that was seen, as :meth:`load` takes it."""
-        found = {"count": torch.tensor(self.count), "mean": self._seen()}
+        self._seen()
+        found = {"count": torch.tensor(self.count), "mean": self._mean, "shift": self._shift}
         found["resolution"] = torch.tensor(self._resolution, dtype=torch.float64)
         found |= {f"scatter/{at}": scatter for at, scatter in enumerate(self._scatters)}
         return found | ({} if self._norms is None else self._norms.tensors())
@@ -172,14 +176,14 @@ class Moments(WithoutRows):
         self._resolution = tensors["resolution"].tolist()
         # Copies: sums go on in place, and what is loaded may be read-only or another's.
         self._mean = tensors["mean"].clone().to(device=self._device)
+        self._shift = tensors["shift"].clone().to(device=self._device)
         self._scatters = [tensors[f"scatter/{at}"].clone().to(device=self._device) for at in range(len(self._panels))]
         if self._norms is not None:
             self._norms.load(tensors, self._device)
 
-    def _seen(self) -> Tensor:
-        if self._mean is None or not self.count:
+    def _seen(self) -> None:
+        if not self.count:
             raise ValueError("no examples were seen: add() at least one batch")
-        return self._mean
 
     def _check(self, blocks: Sequence[Tensor]) -> int:
         """How many rows all blocks have."""
@@ -207,7 +211,6 @@ class Moments(WithoutRows):
     def _rows(self, blocks: Sequence[Tensor], examples: int) -> Tensor:
         """The blocks beside each other as float64 [n + 1, sum of C_i]; the last row is free."""
         if self._room is None or len(self._room) <= examples:
-            assert self._mean is not None  # noqa: S101 - started
             self._room = self._mean.new_empty(examples + 1, len(self._mean))
         rows = self._room[: examples + 1]
         for columns, block in zip(self._columns, blocks, strict=True):

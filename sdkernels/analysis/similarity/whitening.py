@@ -28,6 +28,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.similarity.moments import Moments
+
 Solver = Literal["auto", "eigh", "cholesky", "svd"]
 
 TOLERANCE = 1e-12
@@ -221,6 +223,15 @@ def kept(eigenvalues: Tensor, tolerance: float, variance: float | None, reduce: 
         parts = eigenvalues[:rank].cumsum(0) / eigenvalues[:rank].sum()
         rank = min(rank, int((parts < variance).sum()) + 1)
     return rank if reduce is None else min(rank, reduce)
+
+
+def dead_units(moments: Moments, i: int, name: str) -> Tensor:
+    """Which units of a block are dead, bool ``[C]``.
+
+    Raises:
+        ValueError: all are.
+    """
+    return _scales(moments.scatter(i).diagonal(), moments.count, moments.rounding(i), name)[1]
 
 
 def _scales(squares: Tensor, count: int, rounding: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
