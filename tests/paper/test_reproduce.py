@@ -12,7 +12,7 @@ from sdkernels.paper.catalogue import RECIPES
 from sdkernels.paper.claims.claim import VERDICTS
 from sdkernels.paper.options import option_values
 from sdkernels.paper.recipe import PRESETS
-from sdkernels.paper.reproduce import FILES, reproduce
+from sdkernels.paper.reproduce import FILES, STORE, reproduce
 from sdkernels.paper.run_folder import RunFolder
 from tests.paper.small_runs import FIG1A
 
@@ -78,6 +78,16 @@ def test_nothing_is_done_twice_and_figures_share_networks(folder, monkeypatch):
     again = reproduce("fig1a", out=out, show_progress=False, **FIG1A)
     assert again["claims"] == report["claims"]
     pd.testing.assert_frame_equal(pd.read_csv(out / "fig1a-quick" / "data.csv"), before)
+
+
+def test_a_store_elsewhere_is_read_and_written(folder, tmp_path, monkeypatch):
+    store = tmp_path / "kept" / "all.sdk"
+    store.parent.mkdir()
+    store.write_bytes((folder[0] / STORE).read_bytes())
+    monkeypatch.setattr(network, "_train_together", lambda *_: pytest.fail("trained again"))
+    again = reproduce("fig1a", out=tmp_path / "runs", store=store, show_progress=False, **FIG1A)
+    assert again["claims"] == folder[1]["claims"]
+    assert not (tmp_path / "runs" / STORE).exists()
 
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(folder, tmp_path, monkeypatch):
