@@ -222,8 +222,10 @@ class PairwiseSimilarity(Compared):
             groups: a label for each network; None: the result's own.
 
         Raises:
-            ValueError, TypeError: the labels are not M strings and numbers.
+            ValueError, TypeError: there is one network alone, or the labels are not M strings and numbers.
         """
+        if len(self.names) == 1:
+            raise ValueError(f"{self.names[0]!r} is the only network: there is no pair to draw")
         kinds = [kind for kind in pair_kinds(self._groups(groups), len(self.names)) if len(kind.pairs)]
         if ax is None:
             ax = require("matplotlib.pyplot", "PairwiseSimilarity.plot_by_layer()").subplots(layout="constrained")[1]
