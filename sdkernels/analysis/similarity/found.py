@@ -1,0 +1,155 @@
+"""What comparisons of many pairs of layers found."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from sdkernels.analysis.similarity.comparisons import Block, Pair
+from sdkernels.analysis.similarity.method import Method, few_examples
+from sdkernels.analysis.similarity.moments import Moments
+from sdkernels.analysis.similarity.whitening import Solver, Whitening
+from sdkernels.engine.checks import warn
+
+_SOLVERS = get_args(Solver)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Distances of pairs, and how their layers were whitened.
+
+    Attributes:
+        distances: of each pair.
+        examples: data points of each pair.
+        ranks: of each block, the directions that entered; empty for cka, and the same for the two below.
+        solvers_of: which solver whitened it.
+        conditions: of it.
+        few: what a user should be told of too few examples; "" where there are enough.
+    """
+
+    distances: Mapping[Pair, float]
+    examples: Mapping[Pair, int]
+    ranks: Mapping[Block, int]
+    solvers_of: Mapping[Block, str]
+    conditions: Mapping[Block, float]
+    few: str = ""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As :meth:`of` takes them."""
+        return {
+            "distances": torch.tensor(list(self.distances.values()), dtype=torch.float64),
+            "examples": torch.tensor(list(self.examples.values())),
+            "ranks": torch.tensor(list(self.ranks.values()), dtype=torch.int64),
+            "solvers": torch.tensor([_SOLVERS.index(one) for one in self.solvers_of.values()], dtype=torch.int64),
+            "conditions": torch.tensor(list(self.conditions.values()), dtype=torch.float64),
+            "few": torch.tensor(list(self.few.encode()), dtype=torch.uint8),
+        }
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair], tensors: Mapping[str, Tensor]) -> "Found":
+        """What gave these tensors, of the same pairs."""
+        blocks = blocks_of(pairs)[: len(tensors["ranks"])]  # of cka, none
+        found = cls(
+            distances=dict(zip(dict.fromkeys(pairs), tensors["distances"].tolist(), strict=True)),
+            examples=dict(zip(dict.fromkeys(pairs), tensors["examples"].tolist(), strict=True)),
+            ranks=dict(zip(blocks, tensors["ranks"].tolist(), strict=True)),
+            solvers_of=dict(zip(blocks, (_SOLVERS[i] for i in tensors["solvers"].tolist()), strict=True)),
+            conditions=dict(zip(blocks, tensors["conditions"].tolist(), strict=True)),
+            few=bytes(tensors["few"].tolist()).decode(),
+        )
+        found.say()
+        return found
+
+    @classmethod
+    def together(cls, parts: Sequence["Found"]) -> "Found":
+        """Several as one."""
+        return cls(
+            distances={pair: one for part in parts for pair, one in part.distances.items()},
+            examples={pair: one for part in parts for pair, one in part.examples.items()},
+            ranks={block: one for part in parts for block, one in part.ranks.items()},
+            solvers_of={block: one for part in parts for block, one in part.solvers_of.items()},
+            conditions={block: one for part in parts for block, one in part.conditions.items()},
+        )
+
+    @property
+    def largest_condition(self) -> float | None:
+        """The worst condition number of all blocks; for Cholesky's an upper bound. None for cka."""
+        return max(self.conditions.values(), default=None)
+
+    @property
+    def data_points(self) -> int | None:
+        """Of each pair, if all have as many."""
+        counts = set(self.examples.values())
+        return counts.pop() if len(counts) == 1 else None
+
+    def solvers(self) -> dict[str, int]:
+        """How many blocks each solver whitened."""
+        used = list(self.solvers_of.values())
+        return {solver: used.count(solver) for solver in sorted(set(used))}
+
+    def say(self) -> None:
+        """Warn of too few examples."""
+        if self.few:
+            warn(self.few)
+
+
+def blocks_of(pairs: Sequence[Pair]) -> list[Block]:
+    """All blocks, each once, in the order in which pairs name them."""
+    return list(dict.fromkeys(block for pair in pairs for block in pair))
+
+
+def compare_pairs(
+    pairs: Sequence[Pair],
+    method: Method,
+    moments_of: Callable[[Block, Block], tuple[Moments, int, int]],
+    name_of: Callable[[Block], str],
+) -> Found:
+    """Compare pairs by their moments; each block is whitened once.
+
+    Args:
+        pairs: (first, second).
+        method: how.
+        moments_of: the moments of a pair, and which of their blocks the two are.
+        name_of: what messages call a block.
+    """
+    white: dict[Block, Whitening] = {}
+    distances: dict[Pair, float] = {}
+    examples: dict[Pair, int] = {}
+    few: list[str] = []
+    if method.is_whitened:
+        for block in blocks_of(pairs):
+            moments, i, _ = moments_of(block, block)
+            white[block] = method.whiten(moments, i, name_of(block))
+    for a, b in dict.fromkeys(pairs):
+        moments, i, j = moments_of(a, b)
+        examples[a, b] = moments.count
+        if method.is_symmetric and (b, a) in distances:
+            distances[a, b] = distances[b, a]
+            continue
+        if a == b:
+            distances[a, b] = 0.0
+            continue
+        names = name_of(a), name_of(b)
+        distances[a, b] = method.compare(moments, i, j, white.get(a), white.get(b), names=names).distance
+        if white and (message := few_examples(white[a], white[b], names)):
+            few.append(message)
+    return found_of(distances, examples, white, few)
+
+
+def found_of(
+    distances: Mapping[Pair, float], examples: Mapping[Pair, int], white: Mapping[Block, Whitening], few: Sequence[str]
+) -> Found:
+    """With one message for all pairs that have too few examples, which is said at once."""
+    more = f" And so for {len(few) - 1} of the other pairs." if len(few) > 1 else ""
+    found = Found(
+        distances=distances,
+        examples=examples,
+        ranks={block: own.rank for block, own in white.items()},
+        solvers_of={block: own.solver for block, own in white.items()},
+        conditions={block: own.condition for block, own in white.items()},
+        few=few[0] + more if few else "",
+    )
+    found.say()
+    return found
