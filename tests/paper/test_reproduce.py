@@ -56,7 +56,9 @@ def test_the_folder_holds_figure_data_claims_and_report(folder):
     assert (path / "figure.pdf").read_bytes()[:4] == b"%PDF"
     table = pd.read_csv(path / "data.csv")
     assert len(table) == 4 * 3 * 9
+    assert (table.accuracy - table.correct / 80).abs().max() < 1e-9
     assert written["options"]["networks"]["examples"] == 80
+    assert written["changes"] == json.loads(json.dumps(FIG1A))
     assert [network["settings"]["corruption"] for network in written["networks"]] == [0, 0, 1, 1]
     assert all(network["memorised"] and network["train_accuracy"] == 1 for network in written["networks"])
     assert written["machine"]["versions"]["torch"]
