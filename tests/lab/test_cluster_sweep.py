@@ -72,6 +72,16 @@ def test_workers_give_what_one_process_gives(networks, workers, tmp_path):
     assert all(layout["size"] < 512 for layout in tiles)
 
 
+def test_workers_train_language_models(workers, tmp_path):
+    training = TrainingOptions(epochs=2, batch_size=8, unroll=20)
+    options = {"embedding": 4, "hidden": 6, "layers": 2, "dropout": 0.2}
+    given = {"options": options, "training": training, "examples": 1000}
+    settings = [NetworkSettings("digits_tokens", "lstm", **given, seed=s, until=u) for s in range(2) for u in (1, 2)]
+    sweep = Sweep(tuple(settings), checkpoint_seconds=0.0)
+    expected = tables_of(sweep, tmp_path / "here.sdk")
+    assert_equal(tables_of(sweep, tmp_path / "there.sdk", workers=workers), expected)
+
+
 def test_a_worker_is_killed_in_the_middle(workers, tmp_path, monkeypatch):
     sweep = sweep_of(3)
     expected = tables_of(sweep, tmp_path / "here.sdk")

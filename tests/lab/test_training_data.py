@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from sdkernels.lab.seeds import drawing_from
-from sdkernels.lab.training import Trainer, TrainingOptions, evaluate
+from sdkernels.lab.training import Trainer, TrainingOptions, evaluate, evaluation
 from sdkernels.lab.training.augmentation import crop_flip
 from tests.lab.small_runs import CASES, Language, RandomItems, assert_same_end, finish, inputs_and_labels, tokens
 
@@ -143,6 +143,28 @@ def test_a_token_stream_is_evaluated_in_one_piece_by_default():
     assert result.loss == pytest.approx(expected, rel=1e-6)
     assert result.accuracy == float((logits[0].argmax(1) == text[1:]).double().mean())
     assert result.perplexity == pytest.approx(np.exp(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("part", [1, 35, 10_000])
+def test_many_logits_are_scored_in_parts(part, monkeypatch):
+    with drawing_from(0):
+        model = Language().eval()
+    text = tokens(190)
+    whole = evaluate(model, text, batch_size=4)
+    seen, original = [], F.cross_entropy
+
+    def noted(logits, labels, **how):
+        seen.append(len(labels))
+        return original(logits, labels, **how)
+
+    monkeypatch.setattr(F, "cross_entropy", noted)
+    monkeypatch.setattr(evaluation, "_PART", part)
+    monkeypatch.setattr(evaluation, "_AT_ONCE", 11 * 4 * 35 - 1)  # the first step of 46 tokens a piece has one more
+    parts = evaluate(model, text, batch_size=4)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-14)
+    assert parts.accuracy == whole.accuracy
+    rows = {1: 1, 35: 3, 10_000: 140}[part]
+    assert seen == [*[rows] * (140 // rows), *([140 % rows] if 140 % rows else []), 4 * 11]
 
 
 def test_crop_flip_is_one_of_all_shifts_and_mirrorings():

@@ -2,10 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sdkernels.lab.training.feeds import Data, Feed, feed_for
 from sdkernels.lab.training.metrics import Training
+
+# Logits of so many numbers are scored at once; of more, as a vocabulary's are, in parts that stay in the cache: float64
+# copies of all of them would take four times as long.
+_AT_ONCE, _PART = 2**22, 2**20
 
 
 def evaluate(
@@ -42,9 +46,16 @@ def evaluate_feed(model: nn.Module, feed: Feed, epochs: int) -> Training:
             logits, carried = feed.forward(model, inputs, carried)
             y = labels.flatten()
             right += int((logits.argmax(1) == y).sum())
-            loss += float(F.cross_entropy(logits.double(), y, reduction="sum"))
+            loss += _summed_loss(logits, y)
             examples += len(y)
     return Training(epochs, right / examples, loss / examples, right == examples)
+
+
+def _summed_loss(logits: Tensor, labels: Tensor) -> float:
+    """Cross-entropy in float64, nats, added up over the rows of logits ``[N, L]``."""
+    rows = len(labels) if logits.numel() <= _AT_ONCE else max(1, _PART // logits.shape[1])
+    parts = zip(logits.split(rows), labels.split(rows), strict=True)
+    return sum(float(F.cross_entropy(part.double(), own, reduction="sum")) for part, own in parts)
 
 
 def device_of(model: nn.Module) -> torch.device:
