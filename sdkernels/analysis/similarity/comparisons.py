@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sdkernels.analysis.saved import by_prefix, with_prefix
@@ -12,7 +13,6 @@ from sdkernels.analysis.similarity.method import Method
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.networks import Together
 from sdkernels.analysis.states import WithoutRows
-from sdkernels.engine.sites import Site
 
 
 class Block(NamedTuple):
@@ -41,6 +41,25 @@ def pair_of(together: Together, a: tuple[int, int], b: tuple[int, int], position
     return Block(*a, size), Block(*b, size)
 
 
+def blocks_of(pairs: Iterable[Pair]) -> list[Block]:
+    """All blocks, each once, in the order in which pairs name them."""
+    return list(dict.fromkeys(block for pair in pairs for block in pair))
+
+
+def name_of(together: Together, block: Block) -> str:
+    """What messages call a block."""
+    name = together.named(block.network, block.site)
+    return name if block.step is None else f"{name}, step {block.step},"
+
+
+def numbers_of_moments(together: Together, pairs: Iterable[Pair]) -> int:
+    """How many numbers the moments of pairs are."""
+    pairs = list(pairs)
+    widths = {block: together.site(block.network, block.site).units for block in blocks_of(pairs)}
+    both = {frozenset(pair) for pair in pairs if pair[0] != pair[1]}
+    return sum(prod(widths[block] for block in pair) for pair in both) + sum(width**2 for width in widths.values())
+
+
 class Rows:
     """Makes the rows of blocks from what networks give.
 
@@ -62,6 +81,11 @@ class Rows:
     def networks(self) -> int:
         """How many networks run."""
         return sum(1 for sites in self._sites if sites)
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows are."""
+        return self._together.device
 
     def of(self, inputs: Tensor, start: int) -> dict[Block, Tensor]:
         """The rows of a batch, ``[rows, C]`` each; its first example stands at place ``start`` of the data."""
@@ -124,18 +148,11 @@ class PassMoments(WithoutRows):
         for size, own in self._blocks.items():
             at = [(self._at[a][1], self._at[b][1]) for a, b in pairs if a.size == size]
             self._moments[size] = method.moments(
-                [self._site(block).units for block in own],
+                [together.site(block.network, block.site).units for block in own],
                 [(i, j) for i, j in at if i != j],
                 device=together.device,
-                names=[self.name(block) for block in own],
+                names=[name_of(together, block) for block in own],
             )
-
-    @property
-    def elements(self) -> int:
-        """How many numbers the moments are."""
-        widths = {block: self._site(block).units for block in self._at}
-        both = {frozenset(pair) for pair in self._pairs if pair[0] != pair[1]}
-        return sum(prod(widths[block] for block in pair) for pair in both) + sum(w**2 for w in widths.values())
 
     def see(self, inputs: Tensor, start: int) -> None:
         """Run the networks on a batch, whose first example stands at place ``start``, and take in what they give."""
@@ -148,11 +165,6 @@ class PassMoments(WithoutRows):
         (size, i), (_, j) = self._at[a], self._at[b]
         return self._moments[size], i, j
 
-    def name(self, block: Block) -> str:
-        """What messages call it."""
-        name = self._together.named(block.network, block.site)
-        return name if block.step is None else f"{name}, step {block.step},"
-
     def tensors(self) -> dict[str, Tensor]:
         return {
             name: values
@@ -163,6 +175,3 @@ class PassMoments(WithoutRows):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         for number, moments in enumerate(self._moments.values()):
             moments.load(by_prefix(tensors, str(number)))
-
-    def _site(self, block: Block) -> Site:
-        return self._together.site(block.network, block.site)

@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from sdkernels.analysis.similarity.comparisons import Block, Pair
+from sdkernels.analysis.similarity.comparisons import Block, Pair, blocks_of
 from sdkernels.analysis.similarity.method import Method, few_examples
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.whitening import Solver, Whitening
@@ -26,7 +26,7 @@ class Found:
         ranks: of each block, the directions that entered; empty for cka, and the same for the two below.
         solvers_of: which solver whitened it.
         conditions: of it.
-        few: what a user should be told of too few examples; "" where there are enough.
+        few: of pairs that have too few examples, what a user should be told.
     """
 
     distances: Mapping[Pair, float]
@@ -34,33 +34,34 @@ class Found:
     ranks: Mapping[Block, int]
     solvers_of: Mapping[Block, str]
     conditions: Mapping[Block, float]
-    few: str = ""
+    few: tuple[str, ...] = ()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """As :meth:`of` takes them."""
+    def tensors(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """As :meth:`of` takes them, of these pairs."""
+        pairs = list(dict.fromkeys(pairs))
+        blocks = blocks_of(pairs) if self.ranks else []
+        few = "\n".join(self.few)
         return {
-            "distances": torch.tensor(list(self.distances.values()), dtype=torch.float64),
-            "examples": torch.tensor(list(self.examples.values())),
-            "ranks": torch.tensor(list(self.ranks.values()), dtype=torch.int64),
-            "solvers": torch.tensor([_SOLVERS.index(one) for one in self.solvers_of.values()], dtype=torch.int64),
-            "conditions": torch.tensor(list(self.conditions.values()), dtype=torch.float64),
-            "few": torch.tensor(list(self.few.encode()), dtype=torch.uint8),
+            "distances": torch.tensor([self.distances[pair] for pair in pairs], dtype=torch.float64),
+            "examples": torch.tensor([self.examples[pair] for pair in pairs]),
+            "ranks": torch.tensor([self.ranks[block] for block in blocks], dtype=torch.int64),
+            "solvers": torch.tensor([_SOLVERS.index(self.solvers_of[block]) for block in blocks], dtype=torch.int64),
+            "conditions": torch.tensor([self.conditions[block] for block in blocks], dtype=torch.float64),
+            "few": torch.tensor(list(few.encode()), dtype=torch.uint8),
         }
 
     @classmethod
     def of(cls, pairs: Sequence[Pair], tensors: Mapping[str, Tensor]) -> "Found":
         """What gave these tensors, of the same pairs."""
         blocks = blocks_of(pairs)[: len(tensors["ranks"])]  # of cka, none
-        found = cls(
+        return cls(
             distances=dict(zip(dict.fromkeys(pairs), tensors["distances"].tolist(), strict=True)),
             examples=dict(zip(dict.fromkeys(pairs), tensors["examples"].tolist(), strict=True)),
             ranks=dict(zip(blocks, tensors["ranks"].tolist(), strict=True)),
             solvers_of=dict(zip(blocks, (_SOLVERS[i] for i in tensors["solvers"].tolist()), strict=True)),
             conditions=dict(zip(blocks, tensors["conditions"].tolist(), strict=True)),
-            few=bytes(tensors["few"].tolist()).decode(),
+            few=tuple(bytes(tensors["few"].tolist()).decode().splitlines()),
         )
-        found.say()
-        return found
 
     @classmethod
     def together(cls, parts: Sequence["Found"]) -> "Found":
@@ -71,6 +72,7 @@ class Found:
             ranks={block: one for part in parts for block, one in part.ranks.items()},
             solvers_of={block: one for part in parts for block, one in part.solvers_of.items()},
             conditions={block: one for part in parts for block, one in part.conditions.items()},
+            few=tuple(message for part in parts for message in part.few),
         )
 
     @property
@@ -90,14 +92,10 @@ class Found:
         return {solver: used.count(solver) for solver in sorted(set(used))}
 
     def say(self) -> None:
-        """Warn of too few examples."""
+        """Warn of too few examples, once for all pairs."""
         if self.few:
-            warn(self.few)
-
-
-def blocks_of(pairs: Sequence[Pair]) -> list[Block]:
-    """All blocks, each once, in the order in which pairs name them."""
-    return list(dict.fromkeys(block for pair in pairs for block in pair))
+            others = f". And so for {len(self.few) - 1} of the other pairs" if len(self.few) > 1 else ""
+            warn(self.few[0] + others)
 
 
 def compare_pairs(
@@ -125,7 +123,7 @@ def compare_pairs(
     for a, b in dict.fromkeys(pairs):
         moments, i, j = moments_of(a, b)
         examples[a, b] = moments.count
-        if method.is_symmetric and (b, a) in distances:
+        if (b, a) in distances and is_same_backwards(method, white.get(a), white.get(b)):
             distances[a, b] = distances[b, a]
             continue
         if a == b:
@@ -138,18 +136,22 @@ def compare_pairs(
     return found_of(distances, examples, white, few)
 
 
+def is_same_backwards(method: Method, white_a: Whitening | None, white_b: Whitening | None) -> bool:
+    """Whether the distance of b and a is that of a and b."""
+    if method.is_symmetric or white_a is None or white_b is None:
+        return method.is_symmetric
+    return method.side == "smaller" and white_a.live != white_b.live  # the same neurons weigh
+
+
 def found_of(
     distances: Mapping[Pair, float], examples: Mapping[Pair, int], white: Mapping[Block, Whitening], few: Sequence[str]
 ) -> Found:
-    """With one message for all pairs that have too few examples, which is said at once."""
-    more = f" And so for {len(few) - 1} of the other pairs." if len(few) > 1 else ""
-    found = Found(
+    """As one."""
+    return Found(
         distances=distances,
         examples=examples,
         ranks={block: own.rank for block, own in white.items()},
         solvers_of={block: own.solver for block, own in white.items()},
         conditions={block: own.condition for block, own in white.items()},
-        few=few[0] + more if few else "",
+        few=tuple(few),
     )
-    found.say()
-    return found

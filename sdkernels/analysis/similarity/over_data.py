@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from sdkernels.analysis.measure import versions
 from sdkernels.analysis.passes import PASS_FORMAT, Pass
 from sdkernels.analysis.saved import Path_, by_prefix, with_prefix
 from sdkernels.analysis.similarity.activations import Positions
-from sdkernels.analysis.similarity.comparisons import Block, Pair, PassMoments
+from sdkernels.analysis.similarity.comparisons import Block, Pair, PassMoments, name_of, numbers_of_moments
 from sdkernels.analysis.similarity.found import Found, compare_pairs
 from sdkernels.analysis.similarity.method import Method
 from sdkernels.analysis.similarity.networks import Together
@@ -64,6 +65,7 @@ class Comparison(WithoutRows):
 
     def __init__(self, together: Together, pairs: Sequence[Pair], options: Options) -> None:
         self._pairs, self._method = pairs, options.method
+        self._name_of = partial(name_of, together)
         self.moments: PassMoments | None = PassMoments(together, pairs, options.positions, options.method)
         self.found: Found | None = None
 
@@ -71,13 +73,13 @@ class Comparison(WithoutRows):
         """Compare, and let the moments go."""
         if self.found is None:
             assert self.moments is not None  # noqa: S101 - let go here alone
-            self.found = compare_pairs(self._pairs, self._method, self.moments.of, self.moments.name)
+            self.found = compare_pairs(self._pairs, self._method, self.moments.of, self._name_of)
         self.moments = None
         return self.found
 
     def tensors(self) -> dict[str, Tensor]:
         if self.found is not None:
-            return with_prefix("found", self.found.tensors())
+            return with_prefix("found", self.found.tensors(self._pairs))
         assert self.moments is not None  # noqa: S101 - nothing was found yet
         return with_prefix("moments", self.moments.tensors())
 
@@ -177,19 +179,19 @@ def _probe(together: Together) -> dict[str, Tensor]:
     return found
 
 
-def check_memory(together: Together, pairs: Sequence[Pair], options: Options, memory_fraction: float) -> None:
+def check_memory(together: Together, pairs: Sequence[Pair], memory_fraction: float) -> None:
     """Refuse moments that do not fit.
 
     Raises:
         ValueError: says how much they take, and which layer is the widest.
     """
-    moments = PassMoments(together, pairs, options.positions, options.method)
+    size = 8 * numbers_of_moments(together, pairs)
     limit = memory_limit(together.device, memory_fraction)
-    if 8 * moments.elements > limit:
+    if size > limit:
         widest: Block = max((b for pair in pairs for b in pair), key=lambda b: together.site(b.network, b.site).units)
         raise ValueError(
-            f"the moments of {len(pairs)} pairs of layers take {8 * moments.elements / 2**30:.1f} GiB, and "
-            f"memory_fraction allows {limit / 2**30:.1f}; the widest layer is {moments.name(widest)}, with "
+            f"the moments of {len(pairs)} pairs of layers take {size / 2**30:.2g} GiB, and "
+            f"memory_fraction allows {limit / 2**30:.2g}; the widest layer is {name_of(together, widest)}, with "
             f"{together.site(widest.network, widest.site).units} units. Name fewer layers, or compare them by parts"
         )
 

@@ -129,10 +129,11 @@ def compare_layers(
         b = [(len(models) - 1, wanted[-1].index(name)) for name in names_b]
         places = [(i, j) for i in range(len(a)) for j in range(len(b)) if matching == "all" or i == j]
         pairs = {(i, j): pair_of(networks, a[i], b[j], options.positions) for i, j in places}
-        check_memory(networks, list(pairs.values()), options, fraction)
+        check_memory(networks, list(pairs.values()), fraction)
         with progress(show_progress, networks.inputs.examples, len(models), "comparing layers") as advance:
             found = compare_over(networks, list(pairs.values()), replace(options, advance=advance))
         settings = {**settings_of(networks, options, found), "matching": matching}
+    found.say()
     return LayerSimilarity(
         distance=_table(len(a), len(b), {at: found.distances[pair] for at, pair in pairs.items()}),
         layers_a=tuple(networks.site(*site).name for site in a),

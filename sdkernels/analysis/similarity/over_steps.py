@@ -96,13 +96,14 @@ def similarity_over_steps(
         pairs = {
             (site, step): (Block(0, site, None, step), Block(0, site, None, last)) for site in sites for step in order
         }
-        check_memory(networks, list(pairs.values()), options, fraction)
+        check_memory(networks, list(pairs.values()), fraction)
         with progress(show_progress, networks.inputs.examples, 1, "comparing steps") as advance:
             found = compare_over(networks, list(pairs.values()), replace(options, advance=advance))
         own = settings_of(networks, options, found)
     own.pop("positions")
     distance = [[found.distances[pairs[site, step]] for step in range(count)] for site in sites]
     ranks = torch.tensor([[found.ranks.get(pairs[site, step][0], -1) for step in range(count)] for site in sites])
+    found.say()
     return SimilarityCurve(
         distance=torch.tensor(distance, dtype=torch.float64),
         layers=tuple(networks.site(0, site).name for site in sites),

@@ -119,10 +119,11 @@ def similarity_over_training(
             with together(networks_of, [names, names], data, way) as networks:
                 sites = range(len(networks.subjects[0].sites))
                 pairs = [pair_of(networks, (0, site), (1, site), options.positions) for site in sites]
-                check_memory(networks, pairs, options, fraction)
+                check_memory(networks, pairs, fraction)
                 finds[label] = compare_over(networks, pairs, replace(options, advance=advance))
             del networks_of
-    own = settings_of(networks, options, Found.together(list(finds.values())))
+    found = Found.together(list(finds.values()))
+    found.say()
     return SimilarityCurve(
         distance=torch.tensor(
             [_distances(finds.get(one), len(sites)) for one in given.labels], dtype=torch.float64
@@ -133,7 +134,7 @@ def similarity_over_training(
         reference=at,
         ranks=_ranks(finds, given.labels),
         examples=next(iter(finds.values())).data_points,
-        settings=own,
+        settings=settings_of(networks, options, found),
         versions=versions(),
     )
 
