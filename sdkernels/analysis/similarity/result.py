@@ -29,8 +29,8 @@ class Similarity:
         rank_a, rank_b: of how many directions the correlations are; None for cka.
         dead_a, dead_b: bool ``[C]`` and ``[D]``, units that vary by no more than rounding, which are left out.
         condition_a, condition_b: of the kept directions, sqrt(largest / smallest eigenvalue) of the correlation matrix
-            (svcca and ``reduce``: of the covariance), for Cholesky an upper bound; digits lost are twice its logarithm,
-            for SVD once. None for cka.
+            (svcca and ``reduce``: of the covariance). Its logarithm says how many digits are lost: twice as many, with
+            ``"svd"`` once. None for cka.
         solver_a, solver_b: what was used: ``"cholesky"``, ``"eigh"``, ``"svd"``. None for cka.
         examples: N, how many rows were compared; with ``positions="each"`` every position is one.
         settings: of the call: ``variance``, ``reduce``, ``debiased``, ``tolerance``, ``positions``, ``subsample``,

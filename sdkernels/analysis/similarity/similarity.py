@@ -87,7 +87,7 @@ def similarity(
         unit_dim: which dimension holds units, for both; by default 1. 3-dimensional activations, of which some have
             units in dimension 1 and others in 2, need it.
         solver: ``"auto"``, ``"cholesky"``, ``"eigh"`` or ``"svd"``. The first takes SVD of the activations where
-            covariances would lose more than ten digits. The result says what was used.
+            covariances would give less than eight digits. The result says what was used.
         tolerance: which part of the largest eigenvalue of the correlation matrix counts as 0; 1e-12 by default.
         seed: of ``subsample``. The global random state is left as it was.
 

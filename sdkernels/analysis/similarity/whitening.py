@@ -15,11 +15,11 @@ deviations of a millionth: above what float64 sums and the rounding of float32 a
 what anybody would call a direction.
 
 **Solvers.** The correlation matrix R is the square of the standardised activations, and so is its condition number.
-``"cholesky"`` is the fastest, and takes a matrix of full rank; ``"eigh"`` finds the rank; both give correlations with
-an error of about cond(R) 1e-16. ``"svd"`` decomposes the activations themselves, with an error of about sqrt(cond(R))
-1e-16, and needs them all at once. ``"auto"`` takes Cholesky where an upper bound of cond(R), which costs nothing beside
-the factor's inverse, is below 1e10, else eigh; beyond 1e10, where less than six digits remain, SVD if it has the
-activations.
+``"cholesky"`` is the fastest, and takes a matrix of full rank; ``"eigh"`` finds the rank; with both, correlations are
+off by about cond(R) 1e-17. ``"svd"`` decomposes the activations themselves, which it needs all at once, and is off by
+about sqrt(cond(R)) 1e-17. ``"auto"`` takes Cholesky where an upper bound of cond(R), which costs nothing beside the
+factor's inverse, says that the rank is full, else eigh; and SVD, if it has the activations, where cond(R) is above 1e9,
+so that covariances would give less than eight digits.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,10 @@ Solver = Literal["auto", "eigh", "cholesky", "svd"]
 TOLERANCE = 1e-12
 
 # Of the correlation matrix: from here on its square root, the activations themselves, are worth being decomposed.
-ILL_CONDITIONED = 1e10
+ILL_CONDITIONED = 1e9
+
+# They come close enough to a condition number: it is to say how many digits are lost.
+POWER_ITERATIONS = 12
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,8 +53,8 @@ class Whitening:
         dead: bool ``[C]``.
         variances: float64 ``[r]``, descending: of the kept directions, the eigenvalues of the correlation matrix, or
             the variances along principal directions; None for Cholesky, which has neither.
-        condition: sqrt(largest / smallest eigenvalue) of the kept directions; for Cholesky an upper bound, at most C
-            times too large.
+        condition: sqrt(largest / smallest eigenvalue) of the kept directions; for Cholesky by some power iterations,
+            which come close from below.
         solver: which one was used.
         examples: N.
         variates: float64 ``[N, r]``, orthonormal columns; for ``"svd"`` alone.
@@ -249,24 +252,35 @@ def _scales(squares: Tensor, count: int, rounding: Tensor | None, name: str) -> 
 
 
 def _by_cholesky(matrix: Tensor, tolerance: float, *, must: bool, name: str) -> tuple[Tensor, Tensor, float] | None:
-    """Basis and parts of a correlation matrix, and an upper bound of its condition's root; None where it is ill."""
+    """Basis and parts of a correlation matrix, and its condition's root; None where its rank may not be full."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     bound = torch.inf
+    inverse = torch.empty_like(matrix)
     if not failed:
         inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False)
         # The largest eigenvalue is at most the norm; one over the smallest is at most the trace of the inverse.
         bound = float(torch.linalg.matrix_norm(matrix) * inverse.square().sum())
-    if not bound <= min(ILL_CONDITIONED, 1 / tolerance if tolerance else torch.inf):
+    rounded = len(matrix) * torch.finfo(matrix.dtype).eps
+    if not bound * max(tolerance, rounded) < 1:
         if not must:
             return None
         eigenvalues = torch.linalg.eigvalsh(matrix)
-        rank = int((eigenvalues > max(tolerance, len(matrix) * 2.3e-16) * eigenvalues[-1]).sum())
+        rank = int((eigenvalues > max(tolerance, rounded) * eigenvalues[-1]).sum())
         if failed or rank < len(matrix):
             raise ValueError(
                 f"solver='cholesky' cannot whiten {name}: the correlation matrix of its {len(matrix)} live units has "
                 f"rank {rank}. Give solver='auto' or 'eigh', which leave dependent directions out"
             )
-    return inverse.t(), factor, bound**0.5
+    return inverse.t(), factor, _spectral_norm(factor) * _spectral_norm(inverse)
+
+
+def _spectral_norm(matrix: Tensor) -> float:
+    """About the largest singular value, and never more."""
+    vector = matrix[matrix.square().sum(1).argmax()]
+    for _ in range(POWER_ITERATIONS):
+        image = matrix @ (vector / torch.linalg.vector_norm(vector))
+        vector = matrix.t() @ image
+    return float(torch.linalg.vector_norm(image))
 
 
 def _among(rows: Tensor, live: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Canonical correlations and their weights by definition, in float64 NumPy: QR of all activations, and an SVD.
 
-Björck, Golub 1973, "Numerical methods for computing angles between linear subspaces". Nothing is imported of the package.
+Björck, Golub 1973, "Numerical methods for computing angles between linear subspaces". Nothing of the package is used.
 """
 
 import numpy as np
