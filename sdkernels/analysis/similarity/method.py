@@ -211,11 +211,11 @@ def check_examples(white_a: Whitening, white_b: Whitening, names: tuple[str, str
     """
     count, ranks = white_a.examples, (white_a.rank, white_b.rank)
     common = min(sum(ranks) - (count - 1), *ranks)
-    if common <= 0 and max(ranks) < count - 1:
+    if common <= 0:
         return
     raise ValueError(
         f"{names[0]} varies in {ranks[0]} directions and {names[1]} in {ranks[1]}, of only {count - 1} that {count} "
-        f"examples leave: at least {max(common, 1)} of {min(ranks)} canonical correlations are 1 whatever the "
+        f"examples leave: at least {common} of {min(ranks)} canonical correlations are 1 whatever the "
         f"activations are. Give more than {sum(ranks) + 1} examples (at least {EXAMPLES_A_DIRECTION} times the larger "
         "rank; for maps, positions='each' makes every position one), reduce=K, which keeps K principal directions of "
         "each, method='svcca', which keeps those that hold most variance, or method='cka'"

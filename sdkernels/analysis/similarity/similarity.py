@@ -108,9 +108,8 @@ def similarity(
         Two layers that share two of three directions:
 
         >>> import torch, sdkernels as sd
-        >>> from sdkernels.analysis.similarity.similarity import similarity
         >>> x = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
-        >>> found = similarity(x[:, :3] @ torch.tensor([[1.0, 2, 0], [0, 1, 0], [1, 0, 1]]), x[:, 1:] + 5)
+        >>> found = sd.similarity(x[:, :3] @ torch.tensor([[1.0, 2, 0], [0, 1, 0], [1, 0, 1]]), x[:, 1:] + 5)
         >>> found
         mean CCA 0.6713 of 3 units (rank 3) and 3 units (rank 3), 2000 examples
         >>> found.correlations.round(decimals=2).tolist(), found.significant().count
