@@ -19,10 +19,12 @@ LAYERS = ["ops", "engine", "analysis", "lab", "paper"]  # each imports only from
 def test_public_names():
     results = ["AblationCurve", "AblationScores", "NoiseCurve", "PairImportance", "PrincipalDirections"]
     results += ["RankCorrelation", "UnitImportance", "UnitScore", "UnitStatistics"]
+    results += ["LayerSimilarity", "PairwiseSimilarity", "Similarity", "SimilarityCurve"]
     tools = ["AblationMonitor", "LayerUnitAblation", "SelectivityRegularizer"]
-    functions = ["ablate", "ablate_directions", "batch_norm_scale", "cumulative_ablation", "noise_robustness"]
-    functions += ["pair_importance", "principal_directions", "random_directions", "rank_correlation"]
-    functions += ["taylor_importance", "unit_importance", "unit_statistics", "weight_norm"]
+    functions = ["ablate", "ablate_directions", "batch_norm_scale", "compare_layers", "cumulative_ablation"]
+    functions += ["noise_robustness", "pair_importance", "pairwise_similarity", "principal_directions"]
+    functions += ["random_directions", "rank_correlation", "similarity", "similarity_over_steps"]
+    functions += ["similarity_over_training", "taylor_importance", "unit_importance", "unit_statistics", "weight_norm"]
     assert sdkernels.__all__ == [*sorted([*results, *tools, "SdkernelsWarning"]), *functions]
     for name in sdkernels.__all__:
         public = getattr(sdkernels, name)

@@ -10,6 +10,7 @@ import pandas as pd
 from sdkernels.analysis.passes import KIND as PASS
 from sdkernels.analysis.passes import ROWS_KIND as PASS_ROWS
 from sdkernels.engine.ledger import Item, Ledger, LedgerError, Run
+from sdkernels.lab.sweep.comparison import COMPARISON
 from sdkernels.lab.sweep.driver import CONDITION, NETWORK, STATE
 from sdkernels.lab.sweep.results import from_bytes
 
@@ -113,12 +114,12 @@ def kept_table(ledger: Ledger, kind: str, key: str) -> pd.DataFrame:
         LedgerError: a kind that has no table.
     """
     item = ledger.item(kind, key)
-    if item is not None and kind == CONDITION:
+    if item is not None and kind in (CONDITION, COMPARISON):
         table: pd.DataFrame = from_bytes(item.description["function"], item.content).to_pandas()
         return table
     if item is not None and kind in (NETWORK, STATE) and "history" in item.description:
         return pd.DataFrame(item.description["history"])
-    raise LedgerError(f"{ledger.path}: {kind} {key[:12]} has no table; runs, networks and conditions have one")
+    raise LedgerError(f"{ledger.path}: {kind} {key[:12]} has no table; runs, networks, measures, comparisons have one")
 
 
 def export(table: pd.DataFrame, path: Path) -> None:

@@ -18,9 +18,11 @@ from sdkernels.paper.directions import (
 )
 from sdkernels.paper.recipe import Recipe
 
-RECIPES: dict[str, Recipe[Any]] = {
-    recipe.name: recipe
-    for recipe in (
+DIRECTIONS = "On the importance of single directions for generalization"
+REPRESENTATIONS = "Insights on representational similarity in neural networks with canonical correlation"
+
+PAPERS: dict[str, tuple[Recipe[Any], ...]] = {
+    DIRECTIONS: (
         *(fig1.FIG1A, fig1.FIG1B, fig1.FIG1C),
         *(fig2.FIG2A, fig2.FIG2B),
         *(fig3.FIG3A, fig3.FIG3B),
@@ -30,5 +32,8 @@ RECIPES: dict[str, Recipe[Any]] = {
         fig7.FIG7,
         figA1.FIGA1,
         *(figA2.FIGA2, figA3.FIGA3, fig7.FIGA4),
-    )
+    ),
+    REPRESENTATIONS: (),
 }
+
+RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipes in PAPERS.values() for recipe in recipes}

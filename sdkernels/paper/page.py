@@ -8,19 +8,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdkernels.paper.catalogue import RECIPES
+from sdkernels.paper.catalogue import DIRECTIONS, PAPERS, RECIPES, REPRESENTATIONS
 from sdkernels.paper.claims.claim import VERDICTS, Claim, claims_table
 from sdkernels.paper.recipe import PRESETS
 
-_HEAD = """# Every figure of the single-directions paper, by one command each
+_HEAD = """# Every figure of both papers, by one command each
 
-[Morcos, Barrett, Rabinowitz, Botvinick 2018, *On the importance of single directions for generalization*](\
-https://arxiv.org/abs/1803.06959). Each figure at the largest preset that has been run so far; all of this page was
-written by `python -m sdkernels.paper.page`, from the reports of these runs.
+Each figure at the largest preset that has been run so far; all of this page was written by
+`python -m sdkernels.paper.page`, from the reports of these runs.
 
 ```sh
 sdkernels reproduce fig1a --preset quick                        # embedded digits, at most three minutes on two cores
-sdkernels reproduce fig1a --preset small --data-dir DIR         # MNIST and CIFAR-10: reduced data, widths and epochs
+sdkernels reproduce fig1a --preset small --data-dir DIR         # real data sets: fewer examples, widths and epochs
 sdkernels reproduce fig1a --preset paper --data-dir DIR         # as published, for a GPU
 sdkernels reproduce all --preset small --data-dir DIR           # every network is trained once, and shared by figures
 sdkernels reproduce fig3b --options                             # what can be changed, by --set NAME=VALUE
@@ -31,6 +30,11 @@ hold* says no more than that these networks, at this preset, do not show it; the
 opposite, or too little to decide. Times are those of all networks and measurements of a figure, also where another
 figure had them done already.
 """
+
+_PAPERS = {
+    DIRECTIONS: "Morcos, Barrett, Rabinowitz, Botvinick 2018, [*{title}*](https://arxiv.org/abs/1803.06959)",
+    REPRESENTATIONS: "Morcos, Raghu, Bengio 2018, [*{title}*](https://arxiv.org/abs/1806.05759)",
+}
 
 
 def main() -> None:
@@ -57,9 +61,14 @@ def largest(reports: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]
     """Of each figure the report of its largest preset, in the paper's order."""
     found: dict[str, Mapping[str, Any]] = {}
     for report in sorted(reports, key=lambda report: PRESETS.index(report["preset"])):
-        if report["networks"] or report["figure"] not in found:
+        if _is_run(report) or report["figure"] not in found:
             found[report["figure"]] = report
     return {name: found[name] for name in RECIPES if name in found}
+
+
+def _is_run(report: Mapping[str, Any]) -> bool:
+    """Whether there was something to draw, and claims to test."""
+    return bool(report["claims"])
 
 
 def write_page(reports: Mapping[str, Mapping[str, Any]], page: Path, note: str = "") -> None:
@@ -67,20 +76,22 @@ def write_page(reports: Mapping[str, Mapping[str, Any]], page: Path, note: str =
     pictures = page.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
     for name, report in reports.items():
-        if report["networks"]:
+        if _is_run(report):
             shutil.copyfile(Path(report["folder"]) / "figure.png", pictures / f"{name}.png")
+    tables = [_summary(paper, reports) for paper in PAPERS]
     sections = [_section(name, reports.get(name), pictures.name) for name in RECIPES]
-    page.write_text("\n".join([_HEAD, *([f"{note}\n"] if note else []), _summary(reports), *sections]))
+    page.write_text("\n".join([_HEAD, *([f"{note}\n"] if note else []), *tables, *sections]))
 
 
-def _summary(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = ["| figure | preset | holds | does not hold | not testable | time |", "|---|---|---|---|---|---|"]
-    for name in RECIPES:
+def _summary(paper: str, reports: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [f"{_PAPERS[paper].format(title=paper)}:", ""]
+    rows += ["| figure | preset | holds | does not hold | not testable | time |", "|---|---|---|---|---|---|"]
+    for name in (recipe.name for recipe in PAPERS[paper]):
         report = reports.get(name)
         link = f"[{name}](#{name.lower()})"
         if report is None:
             rows.append(f"| {link} | not yet run | | | | |")
-        elif not report["networks"]:
+        elif not _is_run(report):
             rows.append(f"| {link} | {', '.join(report['not_reproduced'].values())} | | | | |")
         else:
             counts = Counter(claim["verdict"] for claim in report["claims"])
@@ -95,10 +106,10 @@ def _section(name: str, report: Mapping[str, Any] | None, pictures: str) -> str:
         return "\n".join([*lines, "Not yet run.", ""])
     for part, why in report["not_reproduced"].items():
         lines += [f"**{part}: {why}.**", ""]
-    if report["networks"]:
+    if _is_run(report):
         lines += [f"![{report['title']}]({pictures}/{name}.png)", ""]
         lines += [claims_table(Claim(**claim) for claim in report["claims"]), ""]
-        lines += [f"{_networks(report)} {_machine(report)}, {_time(report)} for its networks and measurements:", ""]
+        lines += [f"{_networks(report)}{_machine(report)}, {_time(report)} for all of it:", ""]
         lines += ["```sh", _command(report), "```", ""]
     lines += ["Where the paper is silent, and in this preset:", ""]
     lines += [f"- {what}: {choice}" for what, choice in report["choices"].items()]
@@ -119,7 +130,7 @@ def _networks(report: Mapping[str, Any]) -> str:
                 what += f", {called} accuracy {low:.3f}" + (f" to {high:.3f}" if high > low else "")
         left_out = len(own) - len(done)
         words.append(f"{part}: {what}" + (f"; {left_out} left out, whose training diverged" if left_out else ""))
-    return "; ".join(words) + "."
+    return "; ".join(words) + (". " if words else "")
 
 
 def _machine(report: Mapping[str, Any]) -> str:
@@ -130,7 +141,7 @@ def _machine(report: Mapping[str, Any]) -> str:
 
 
 def _time(report: Mapping[str, Any]) -> str:
-    seconds = report["seconds"]["training_and_measuring"]
+    seconds = sum(took for what, took in report["seconds"].items() if what != "this_call")
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 

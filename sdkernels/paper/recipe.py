@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sdkernels.lab.sweep import Condition, Networks, NetworkSettings, Sweep
+from sdkernels.lab.sweep import Comparison, Condition, Networks, NetworkSettings, Sweep
+from sdkernels.lab.sweep.results import Compared
 from sdkernels.lab.training import TrainingOptions
 from sdkernels.paper.claims import Claim
 
@@ -79,11 +80,13 @@ class Done(Generic[OptionsT]):
         options: that it was run with.
         networks: trained and measured, by part: most figures have one, some one a data set.
         absent: parts that were not run, and why.
+        compared: what comparisons of networks gave, by name.
     """
 
     options: OptionsT
     networks: Mapping[str, Networks]
     absent: Mapping[str, str] = field(default_factory=dict)
+    compared: Mapping[str, Compared] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,13 @@ class Recipe(Generic[OptionsT]):
         name: ``"fig1a"``.
         title: what it shows, and where it stands in the paper.
         presets: options by preset; a frozen dataclass, which may hold others, as :class:`Family`.
-        sweeps: the networks of each part and how they are measured.
+        sweeps: the networks of each part and how they are measured; none, of a figure that needs no networks.
         table: the figure's data, one row an observation.
         draw: the figure of them.
         claims: the paper's claims, tested on them.
         choices: what the paper leaves open, and what stands here instead.
         needs: parts that run only where their data set is; else they are left out and marked so.
+        comparisons: how networks of each part are compared with one another.
     """
 
     name: str
@@ -111,3 +115,4 @@ class Recipe(Generic[OptionsT]):
     claims: Callable[[Done[OptionsT], pd.DataFrame], list[Claim]]
     choices: Mapping[str, str]
     needs: Mapping[str, str] = field(default_factory=dict)
+    comparisons: Callable[[OptionsT], Mapping[str, Sequence[Comparison]]] = lambda _options: {}

@@ -10,7 +10,7 @@ import torch
 
 from sdkernels.engine.keeping import Workers
 from sdkernels.lab.folders import has_imagenet
-from sdkernels.lab.sweep import Networks, NetworksFailedError, Sweep, run_sweep
+from sdkernels.lab.sweep import Comparing, Networks, NetworksFailedError, Sweep, compare_networks, run_sweep
 from sdkernels.lab.sweep.settings import flat
 from sdkernels.lab.sweep.table import DIGITS
 from sdkernels.paper.catalogue import RECIPES
@@ -86,7 +86,8 @@ def reproduce(
     ledger = store or out / STORE
     ledger.parent.mkdir(parents=True, exist_ok=True)
     networks = {part: _run(sweep, ledger, data_dir, workers, device, show_progress) for part, sweep in sweeps.items()}
-    done = Done(options, networks, absent)
+    compared = _compare(recipe, options, networks, device, show_progress)
+    done = Done(options, networks, absent, {name: comparing.result for name, comparing in compared.items()})
     report: dict[str, Any] = {
         "figure": figure,
         "title": recipe.title,
@@ -98,15 +99,18 @@ def reproduce(
         "machine": describe_machine(device),
         "seconds": {
             "training_and_measuring": sum(part.seconds() for part in networks.values()),
+            "comparing": sum(comparing.seconds for comparing in compared.values()),
             "this_call": time.perf_counter() - start,
         },
         "networks": [record for part, found in networks.items() for record in _records(part, found)],
         "claims": [],
     }
-    if networks:
+    if networks or not absent:
+        begin = time.perf_counter()
         table = recipe.table(done)
         claims = recipe.claims(done, table)
         drawn = recipe.draw(done, table)
+        report["seconds"]["table_and_claims"] = time.perf_counter() - begin
         folder.write("data.csv", lambda path: table.to_csv(path, index=False, float_format=DIGITS))
         folder.write("figure.png", lambda path: drawn.savefig(path, dpi=200, format="png"))
         folder.write("figure.pdf", lambda path: drawn.savefig(path, format="pdf"))
@@ -153,6 +157,18 @@ def _run(
         if len(error.networks.failed) == len(error.networks):
             raise
         return error.networks
+
+
+def _compare(
+    recipe: Recipe[Any], options: Any, networks: Mapping[str, Networks], device: str, show_progress: bool
+) -> dict[str, Comparing]:
+    """What comparing networks of each part gave, by the comparisons' names."""
+    return {
+        comparison.name: compare_networks(networks[part], comparison, device=device, show_progress=show_progress)
+        for part, comparisons in recipe.comparisons(options).items()
+        if part in networks
+        for comparison in comparisons
+    }
 
 
 def _records(part: str, networks: Networks) -> list[dict[str, Any]]:

@@ -1,18 +1,24 @@
-"""Results of a sweep's measures: what each function gives, a few numbers of it, and its bytes in the ledger."""
+"""Results of a sweep's measures and comparisons: what each function gives, and its bytes in the ledger."""
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import sdkernels as sd
 from sdkernels.analysis.scored import Scored
 
 Result = Scored | sd.UnitStatistics
+Compared = sd.LayerSimilarity | sd.PairwiseSimilarity | sd.SimilarityCurve
 
-RESULTS: dict[str, type[Result]] = {
+RESULTS: dict[str, type[Result | Compared]] = {
     "cumulative_ablation": sd.AblationCurve,
     "unit_importance": sd.UnitImportance,
     "noise_robustness": sd.NoiseCurve,
     "unit_statistics": sd.UnitStatistics,
+    "compare_layers": sd.LayerSimilarity,
+    "pairwise_similarity": sd.PairwiseSimilarity,
+    "similarity_over_training": sd.SimilarityCurve,
+    "similarity_over_steps": sd.SimilarityCurve,
 }
 
 
@@ -43,7 +49,7 @@ def _of_units(result: sd.UnitStatistics) -> dict[str, float]:
     return found
 
 
-def to_bytes(result: Result) -> bytes:
+def to_bytes(result: Result | Compared) -> bytes:
     """The file that ``result.save`` writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.npz"
@@ -51,8 +57,8 @@ def to_bytes(result: Result) -> bytes:
         return path.read_bytes()
 
 
-def from_bytes(function: str, content: bytes) -> Result:
-    """The opposite of :func:`to_bytes`."""
+def from_bytes(function: str, content: bytes) -> Any:
+    """The opposite of :func:`to_bytes`: what this function gave."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.npz"
         path.write_bytes(content)

@@ -98,7 +98,8 @@ class Networks:
     def result(self, index: int, condition: str) -> Result:
         """What a network's measurement gave."""
         chosen = self._condition(condition)
-        return from_bytes(chosen.function, self._item(CONDITION, chosen.key(self.keys[index])).content)
+        found: Result = from_bytes(chosen.function, self._item(CONDITION, chosen.key(self.keys[index])).content)
+        return found
 
     def summary(self, index: int, condition: str) -> dict[str, float]:
         """A few numbers of it."""
