@@ -24,11 +24,12 @@ class LayerSimilarity(Compared):
         examples, settings, versions: as :class:`~sdkernels.analysis.similarity.compared.Compared` says.
 
     Example:
-        >>> from sdkernels.analysis.similarity.layer_similarity import LayerSimilarity
+        >>> import torch, sdkernels as sd
         >>> layers = ("fc1", "fc2")
-        >>> result = LayerSimilarity(distance=torch.tensor([[0.1, 0.5], [0.4, 0.2]]), layers_a=layers, layers_b=layers)
+        >>> distance = torch.tensor([[0.125, 0.5], [0.5, 0.25]])
+        >>> result = sd.LayerSimilarity(distance=distance, layers_a=layers, layers_b=layers)
         >>> result.distance[result.matched[:, 0], result.matched[:, 1]]
-        tensor([0.1000, 0.2000], dtype=torch.float64)
+        tensor([0.1250, 0.2500], dtype=torch.float64)
     """
 
     layers_a: tuple[str, ...]

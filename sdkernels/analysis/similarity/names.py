@@ -103,7 +103,7 @@ def legend_apart(ax: Any, handles: Sequence[Any], names: Sequence[str], title: s
         size = float(np.clip(height / np.ceil(len(names) / columns), 5, 8))
         place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
     small = {"fontsize": size, "title_fontsize": size, "labelspacing": 0.2, "handlelength": 2.4, "frameon": False}
-    # A label with an underscore in front would be refused, so that the names are put in afterwards.
+    # Before matplotlib 3.10 a label with an underscore in front was refused, so that names are put in afterwards.
     legend = ax.legend(handles, ["."] * len(handles), title=title, ncols=columns, borderaxespad=0.2, **small, **place)
     for text, name in zip(legend.get_texts(), drawn, strict=True):
         text.update({"text": name, **LITERAL})

@@ -30,6 +30,14 @@ class PairwiseSimilarity(Compared):
         groups: a label for each network, a string or a number, such as how it was trained; None if there are none.
         ranks: int64 ``[layers, M]``: how many directions of each network's layer entered; None if not known.
         examples, settings, versions: as :class:`~sdkernels.analysis.similarity.compared.Compared` says.
+
+    Example:
+        >>> import torch, sdkernels as sd
+        >>> places = torch.tensor([0.0, 0.1, 0.7, 0.8])
+        >>> distance = (places[:, None] - places).abs()[None]
+        >>> result = sd.PairwiseSimilarity(distance=distance, names=("a", "b", "c", "d"), layers=("fc1",))
+        >>> result.clusters(2)
+        tensor([0, 0, 1, 1])
     """
 
     names: tuple[str, ...]

@@ -27,6 +27,13 @@ class SimilarityCurve(Compared):
         reference: the label of the moment from which distances are; None if not known.
         ranks: int64 ``[layers, T]``: how many directions of each layer entered; None if not known.
         examples, settings, versions: as :class:`~sdkernels.analysis.similarity.compared.Compared` says.
+
+    Example:
+        >>> import torch, sdkernels as sd
+        >>> distance = torch.tensor([[0.5, 0.125, 0.0], [0.75, 0.5, 0.0]])
+        >>> curve = sd.SimilarityCurve(distance=distance, layers=("fc1", "fc2"), moments=(0, 10, 20), reference=20)
+        >>> curve.similarity[0]
+        tensor([0.5000, 0.8750, 1.0000], dtype=torch.float64)
     """
 
     layers: tuple[str, ...]

@@ -266,14 +266,11 @@ def test_along_the_tree_each_row_is_marked_by_its_group():
 
 
 def test_what_is_unknown_is_grey_and_far():
-    distance = planted([0, 0, 1, 1, 1])
-    distance[0, 3] = distance[3, 0] = NAN
-    held = alone(distance)
+    held = alone([[0, 0.4, NAN, 0.9], [0.4, 0, 0.5, 0.9], [NAN, 0.5, 0, 0.9], [0.9, 0.9, 0.9, 0]])
     ax = held.plot(ax=axes())
-    image = ax.images[0].get_array()
-    assert image.mask.sum() == 2
-    names = [label.get_text() for label in ax.get_yticklabels()]
-    assert {frozenset(names[:2]), frozenset(names[:3])} & {frozenset({"n0", "n1"}), frozenset({"n2", "n3", "n4"})}
+    assert ax.images[0].get_array().mask.sum() == 2
+    names = "".join(label.get_text() for label in ax.get_yticklabels())
+    assert "n0n1n2" in names or "n2n1n0" in names
     FigureCanvasAgg(alone(torch.full((3, 3), NAN)).plot(ax=axes()).figure).draw()
 
 
