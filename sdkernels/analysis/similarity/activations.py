@@ -190,7 +190,7 @@ class Positions:
             output: ``[N, ...]``.
             unit_dim: which dimension holds the units.
             size: as :meth:`size` gives it.
-            name: of the layer, for messages.
+            name: what messages call the layer.
 
         Raises:
             ValueError: positions changed their number from one batch to another.
@@ -200,7 +200,7 @@ class Positions:
         found = positions_of(output.shape[1:], unit_dim)
         if self.kind == "each" and found != size:
             raise ValueError(
-                f"{f'layer {name!r}' if name else 'an output'} gives {list(output.shape)} at example {start}, but gave "
+                f"{name or 'an output'} gives {list(output.shape)} at example {start}, but gave "
                 f"positions {_size(size)} before; positions='each' needs examples of one size. Give positions="
                 "'mean', or inputs of one size"
             )

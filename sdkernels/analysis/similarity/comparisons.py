@@ -115,7 +115,7 @@ class Rows:
         if block.step is not None:
             rows = output.select(3 - site.unit_dim, block.step)
         else:
-            name = self._together.named(block.network, block.site).removeprefix("layer ")
+            name = self._together.named(block.network, block.site)
             rows = self._positions.rows(output, site.unit_dim, block.size, start=start, name=name)
         is_own = rows.untyped_storage().data_ptr() != output.untyped_storage().data_ptr()
         return rows.to(self._together.device) if is_own else rows.to(self._together.device, copy=True)

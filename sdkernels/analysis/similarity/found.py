@@ -75,6 +75,21 @@ class Found:
             few=tuple(message for part in parts for message in part.few),
         )
 
+    def apart(self, number: int) -> "Found":
+        """The same of other networks, so that nothing of several finds is one."""
+
+        def other(block: Block) -> Block:
+            return block._replace(network=(number, block.network))  # type: ignore[arg-type]
+
+        return Found(
+            distances={(other(a), other(b)): one for (a, b), one in self.distances.items()},
+            examples={(other(a), other(b)): one for (a, b), one in self.examples.items()},
+            ranks={other(block): one for block, one in self.ranks.items()},
+            solvers_of={other(block): one for block, one in self.solvers_of.items()},
+            conditions={other(block): one for block, one in self.conditions.items()},
+            few=self.few,
+        )
+
     @property
     def largest_condition(self) -> float | None:
         """The worst condition number of all blocks; for Cholesky's an upper bound. None for cka."""

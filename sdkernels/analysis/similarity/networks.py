@@ -48,6 +48,11 @@ class Together:
         """Where moments are summed: the first network's."""
         return self.subjects[0].inputs.device
 
+    @property
+    def precision(self) -> str:
+        """The first network's."""
+        return self.subjects[0].precision
+
     def site(self, network: int, site: int) -> Site:
         return self.subjects[network].sites[site]
 
@@ -106,7 +111,7 @@ def together(models: Mapping[str, nn.Module], layers: Sequence[Layers], data: An
         if isinstance(given, Mapping) and (unknown := set(given) - known):
             raise ValueError(f"{argument} names {sorted(unknown)}, which are none of the layers {sorted(known)}")
     first = next(iter(models.values()))
-    with ExitStack() as stack, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
         inputs = Inputs(data, batch_size=way.batch_size, device=_device(first))
         probe = inputs.first()
         subjects: list[Subject] = []

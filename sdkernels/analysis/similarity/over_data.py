@@ -196,7 +196,7 @@ def check_memory(together: Together, pairs: Sequence[Pair], memory_fraction: flo
         )
 
 
-def settings_of(together: Together, options: Options, found: Found) -> dict[str, Any]:
+def settings_of(precision: str, options: Options, found: Found) -> dict[str, Any]:
     """What a result says of how it was taken, in JSON's types."""
     method, positions = options.method, options.positions
     own: dict[str, Any] = {"method": method.method, **method.settings}
@@ -208,4 +208,4 @@ def settings_of(together: Together, options: Options, found: Found) -> dict[str,
     if positions.kind != "mean":
         own |= {"subsample": positions.subsample}
         own |= {} if positions.subsample is None else {"seed": positions.seed}
-    return own | {"precision": together.subjects[0].precision}
+    return own | {"precision": precision}

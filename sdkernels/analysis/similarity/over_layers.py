@@ -132,7 +132,7 @@ def compare_layers(
         check_memory(networks, list(pairs.values()), fraction)
         with progress(show_progress, networks.inputs.examples, len(models), "comparing layers") as advance:
             found = compare_over(networks, list(pairs.values()), replace(options, advance=advance))
-        settings = {**settings_of(networks, options, found), "matching": matching}
+        settings = {**settings_of(networks.precision, options, found), "matching": matching}
     found.say()
     return LayerSimilarity(
         distance=_table(len(a), len(b), {at: found.distances[pair] for at, pair in pairs.items()}),

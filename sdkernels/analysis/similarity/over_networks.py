@@ -92,7 +92,7 @@ def pairwise_similarity(
         >>> import torch
         >>> from sdkernels.analysis.similarity.over_networks import pairwise_similarity
         >>> generator = torch.Generator().manual_seed(0)
-        >>> models = {name: torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh()).eval() for name in "abc"}
+        >>> models = {name: torch.nn.Sequential(torch.nn.Linear(4, 3, False), torch.nn.Tanh()).eval() for name in "abc"}
         >>> for model in models.values():
         ...     model[0].weight.data = torch.randn(3, 4, generator=generator)
         >>> models["b"][0].weight.data = models["a"][0].weight.flip(0)  # the same units in another order
@@ -124,7 +124,7 @@ def pairwise_similarity(
                 else:
                     parts.append(compare_over(networks, one.pairs, telling))
         found = Found.together(parts)
-        settings = {**settings_of(networks, options, found), "ways": describe(passes, networks)}
+        settings = {**settings_of(networks.precision, options, found), "ways": describe(passes, networks)}
     found.say()
     distance = torch.zeros(len(sites), len(by_name), len(by_name), dtype=torch.float64)
     for (a, b), value in found.distances.items():

@@ -99,7 +99,7 @@ def similarity_over_steps(
         check_memory(networks, list(pairs.values()), fraction)
         with progress(show_progress, networks.inputs.examples, 1, "comparing steps") as advance:
             found = compare_over(networks, list(pairs.values()), replace(options, advance=advance))
-        own = settings_of(networks, options, found)
+        own = settings_of(networks.precision, options, found)
     own.pop("positions")
     distance = [[found.distances[pairs[site, step]] for step in range(count)] for site in sites]
     ranks = torch.tensor([[found.ranks.get(pairs[site, step][0], -1) for step in range(count)] for site in sites])

@@ -115,26 +115,28 @@ def similarity_over_training(
         for label in given.labels:
             if label == at:
                 continue
-            networks_of = {f"checkpoint {label!r}": given.load(label), f"checkpoint {at!r}, the reference": final}
-            with together(networks_of, [names, names], data, way) as networks:
+            models = {f"checkpoint {label!r}": given.load(label), f"checkpoint {at!r}, the reference": final}
+            with together(models, [names, names], data, way) as networks:
                 sites = range(len(networks.subjects[0].sites))
                 pairs = [pair_of(networks, (0, site), (1, site), options.positions) for site in sites]
                 check_memory(networks, pairs, fraction)
                 finds[label] = compare_over(networks, pairs, replace(options, advance=advance))
-            del networks_of
-    found = Found.together(list(finds.values()))
+                called = tuple(networks.site(0, site).name for site in sites)
+                precision_name = networks.precision
+            del models, networks  # or there would be three when the next one is loaded
+    found = Found.together([one.apart(place) for place, one in enumerate(finds.values())])
     found.say()
     return SimilarityCurve(
         distance=torch.tensor(
-            [_distances(finds.get(one), len(sites)) for one in given.labels], dtype=torch.float64
+            [_distances(finds.get(one), len(called)) for one in given.labels], dtype=torch.float64
         ).t(),
-        layers=tuple(networks.site(0, site).name for site in sites),
+        layers=called,
         moments=given.labels,
         what="training",
         reference=at,
         ranks=_ranks(finds, given.labels),
         examples=next(iter(finds.values())).data_points,
-        settings=settings_of(networks, options, found),
+        settings=settings_of(precision_name, options, found),
         versions=versions(),
     )
 

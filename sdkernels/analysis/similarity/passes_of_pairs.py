@@ -126,7 +126,7 @@ def _in_groups(together: Together, pairs: Sequence[Pair], limit: float) -> list[
     """
     count = len(together.subjects)
     parts: list[list[Pair]] = []
-    for groups in range(2, count + 1):
+    for groups in range(min(3, count), count + 1):  # two are all of them
         group_of = {number: number * groups // count for number in range(count)}
         parts = list(_between_groups(pairs, group_of, groups))
         if all(DOUBLE * numbers_of_moments(together, part) <= limit for part in parts):

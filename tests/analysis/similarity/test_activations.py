@@ -151,7 +151,7 @@ def test_what_does_not_correspond_is_refused():
     with pytest.raises(ValueError, match=r"maps of as many dimensions: a \[N, 3, 4, 4\] and b \[N, 6, 5\] .* 'mean'|="):
         Positions("resample").size([3, 4, 4], 1, [6, 5], 2)
     with pytest.raises(ValueError, match=r"layer 'conv' gives \[2, 3, 5, 4\] at example 9, but gave positions 4 x 4"):
-        Positions("each").rows(numbers(2, 3, 5, 4), 1, (4, 4), start=9, name="conv")
+        Positions("each").rows(numbers(2, 3, 5, 4), 1, (4, 4), start=9, name="layer 'conv'")
     with pytest.raises(ValueError, match=r"positions of \[4, 4\] cannot be resampled to \[4\]"):
         rows_of(numbers(2, 3, 4, 4), 1, "resample", size=(4,))
 
