@@ -18,6 +18,7 @@ from sdkernels.analysis.similarity.networks import Way, names_in, together
 from sdkernels.analysis.similarity.over_data import Options, compare_over, settings_of
 from sdkernels.analysis.similarity.pairwise_result import PairwiseSimilarity
 from sdkernels.analysis.similarity.passes_of_pairs import describe, plan_passes
+from sdkernels.analysis.similarity.units import choose_units
 from sdkernels.analysis.similarity.whitening import Solver
 from sdkernels.engine.memory import memory_limit
 from sdkernels.engine.sites import Layers
@@ -39,6 +40,7 @@ def pairwise_similarity(
     solver: Solver = "auto",
     positions: PositionsWord = "mean",
     subsample: int | None = None,
+    units: int | None = None,
     seed: int = 0,
     precision: Literal["float32", "float64", "tf32", "bfloat16"] | None = None,
     unit_dim: int | Mapping[str, int] | None = None,
@@ -70,7 +72,10 @@ def pairwise_similarity(
             first argument is the network of the row. Only PWCCA is not symmetric; with ``side="smaller"``, it is where
             the two layers differ in their numbers of live units. ``solver="svd"`` cannot be had here; ``"auto"`` takes
             SVD of ill-conditioned activations that are held.
-        positions, subsample, seed: as for :func:`sdkernels.compare_layers`.
+        positions, subsample: as for :func:`sdkernels.compare_layers`.
+        units: compare layers in so many of their units, drawn at random, so that networks of several widths are
+            compared in as many directions; the same ones in all networks whose layers are as wide. None: in all.
+        seed: of the draws of positions and units.
         precision, unit_dim, select, batch_size, show_progress: as for :func:`sdkernels.cumulative_ablation`. The total
             that progress is shown of is of passes of an example through a network.
         memory_fraction: the part of the device's memory, or of the machine's on a CPU, that activations and moments may
@@ -81,8 +86,8 @@ def pairwise_similarity(
         A :class:`PairwiseSimilarity`: distances ``[layers, M, M]``.
 
     Raises:
-        ValueError, TypeError: fewer than two models; moments of two networks that do not fit; and as
-            :func:`sdkernels.compare_layers`; each names the network.
+        ValueError, TypeError: fewer than two models; more ``units`` than a layer has; moments of two networks that do
+            not fit; and as :func:`sdkernels.compare_layers`; each names the network.
 
     Source:
         Morcos, Raghu, Bengio 2018, "Insights on representational similarity in neural networks with canonical
@@ -108,6 +113,8 @@ def pairwise_similarity(
     names = names_in(first, by_name[first], layers)
     labels = _groups(groups, list(by_name))
     with together(by_name, [names] * len(by_name), data, way) as networks:
+        if units is not None:
+            choose_units(networks, units, seed)
         sites = networks.subjects[0].sites
         examples = networks.inputs.examples
         if examples is None:
@@ -125,6 +132,7 @@ def pairwise_similarity(
                     parts.append(compare_over(networks, one.pairs, telling))
         found = Found.together(parts)
         settings = {**settings_of(networks.precision, options, found), "ways": describe(passes, networks)}
+        settings |= {} if units is None else {"units": units, "seed": seed}
     found.say()
     distance = torch.zeros(len(sites), len(by_name), len(by_name), dtype=torch.float64)
     for (a, b), value in found.distances.items():
