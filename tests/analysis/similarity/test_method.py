@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from sdkernels.analysis.similarity import method as module
+from sdkernels.analysis.similarity.canonical import Canonical
 from sdkernels.analysis.similarity.method import Method, few_examples
 from sdkernels.analysis.similarity.similarity import similarity
 from tests.analysis.similarity.oracle import related
@@ -57,6 +59,17 @@ def test_blocks_are_compared_as_pairs_are(method):
             back = how.compare(moments, j, i, whites[j], whites[i])
             assert how.is_symmetric is (method != "pwcca")
             assert found.distance == pytest.approx(back.distance, abs=1e-12)  # the smaller side either way
+
+
+def test_no_distance_is_below_zero(monkeypatch):
+    """Weights may add up to more than 1 by rounding."""
+    weights = torch.tensor([0.5, 0.5 + 2**-52]).double()
+    monkeypatch.setattr(module, "canonical", lambda *_, **__: Canonical(torch.ones(2).double(), weights))
+    layers = related(2, 50, 2, 2)
+    how = Method(method="pwcca")
+    moments = how.moments([2, 2], [(0, 1)])
+    moments.add(layers)
+    assert how.compare(moments, 0, 1, how.whiten(moments, 0), how.whiten(moments, 1)).distance == 0
 
 
 def test_settings_are_those_that_count():

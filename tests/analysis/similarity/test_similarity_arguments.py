@@ -41,6 +41,9 @@ def test_positions(method, monkeypatch):
     some = similarity(a, b, method=method, positions="each", subsample=5, seed=1)
     assert some.examples == 300
     assert some.settings["subsample"] == 5
+    monkeypatch.setattr(module, "_AT_ONCE", 2**24)  # whole, the same positions are drawn
+    whole = similarity(a, b, method=method, positions="each", subsample=5, seed=1)
+    assert some.distance == pytest.approx(whole.distance, abs=1e-12)
     assert some.distance != similarity(a, b, method=method, positions="each", subsample=5, seed=2).distance
     small = similarity(a, b[:, :, ::2, ::2], method=method, positions="resample")
     assert small.examples == 240
