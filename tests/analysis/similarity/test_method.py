@@ -63,7 +63,7 @@ def test_blocks_are_compared_as_pairs_are(method):
 
 def test_no_distance_is_below_zero(monkeypatch):
     """Weights may add up to more than 1 by rounding."""
-    weights = torch.tensor([0.5, 0.5 + 2**-52]).double()
+    weights = torch.tensor([0.5, 0.5 + 2**-52], dtype=torch.float64)
     monkeypatch.setattr(module, "canonical", lambda *_, **__: Canonical(torch.ones(2).double(), weights))
     layers = related(2, 50, 2, 2)
     how = Method(method="pwcca")
