@@ -1,5 +1,6 @@
 """The networks of the figures, by preset; figures that name the same ones share them."""
 
+from dataclasses import replace
 from typing import Any
 
 from sdkernels.lab.training import TrainingOptions
@@ -18,6 +19,14 @@ def _resnet(width: float, size: int, training: TrainingOptions, **more: Any) -> 
     shape = {"stride": "last", "width": width}
     more |= {"standardise": True, "image_size": size, "checkpoint_seconds": 600.0}  # a state takes 300 MB
     return Family("imagenet", "resnet50", shape, training, **more)
+
+
+def _lstm(data: str, units: int, training: TrainingOptions, **more: Any) -> Family:
+    return Family(data, "lstm", {"embedding": units, "hidden": units, "layers": 3}, training, **more)
+
+
+def _reading(epochs: int, **changes: Any) -> TrainingOptions:
+    return TrainingOptions(**{"epochs": epochs, "batch_size": 20, "unroll": 20, "clip_norm": 1.0, **changes})
 
 
 def _memorising(epochs: int, batch_size: int = 128) -> TrainingOptions:
@@ -104,4 +113,23 @@ RESNETS = {
     "quick": _resnet(1 / 32, 32, TrainingOptions(epochs=2, batch_size=32)),
     "small": _resnet(0.25, 64, TrainingOptions(epochs=10, batch_size=128)),
     "paper": _resnet(1.0, 224, _PUBLISHED_RESNET),
+}
+
+# The second paper, on representational similarity.
+
+# Figure 3: networks of true labels, and as many that memorise one random labelling.
+MEMORISING_CONVNETS = {preset: replace(family, repeats=5) for preset, family in CORRUPTED_CONVNETS.items()}
+
+# Figures 6 and A3: language models while they are trained, and what they make of a text.
+LANGUAGE_MODELS = {
+    "quick": _lstm("digits_tokens", 32, _reading(10, learning_rate=3e-3), examples=30_000, repeats=5),
+    "small": _lstm(
+        "wikitext2",
+        64,
+        _reading(8, batch_size=10, learning_rate=3e-3),
+        examples=40_000,
+        split="validation",
+        repeats=4,
+    ),
+    "paper": _lstm("wikitext2", 200, _reading(13), repeats=5),
 }
