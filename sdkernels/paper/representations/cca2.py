@@ -180,7 +180,9 @@ CCA2 = Recipe(
         "repeats": "unpublished; pairs of sets are independent of each other",
         "SVCCA": "keeps 0.99 of the variance (variance=): with this noise that leaves all of it out from about k = 100 "
         "on, and little of it where k is small",
-        "PWCCA": "weighs by the first set's neurons",
+        "PWCCA": "weighs by the first set's neurons. The k correlations of shared directions are all 1, and the "
+        "definition leaves open which variates stand for them, on which its weights depend: two correct programs "
+        "differ by up to 0.001 here",
         "band": "one standard deviation over repeats",
     },
 )

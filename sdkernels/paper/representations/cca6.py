@@ -90,7 +90,7 @@ def table(done: Done[Options]) -> pd.DataFrame:
     """One row a text, training, method, layer and epoch."""
     options = done.options
     frames = [
-        curve_frame(done.compared[_name(text, repeat, method)], text=text, repeat=repeat, method=method)  # type: ignore[arg-type]
+        curve_frame(done.compared[_name(text, repeat, method)], text=text, repeat=repeat, method=method)
         for text, family in by_text(options.networks, options.also).items()
         for repeat in range(family.repeats)
         for method in METHODS
@@ -108,7 +108,8 @@ def draw(done: Done[Options], table: pd.DataFrame) -> Figure:
             names = own.drop_duplicates("depth").sort_values("depth").layer.tolist()
             draw_curves(ax, own, by="depth", across="epoch", up="distance", labels=names)
             epochs = sorted(own.epoch.unique())
-            ax.set(xscale="log", xlabel="epoch", title=f"{text}, {words}", ylim=(-0.01, None))
+            ax.set(xscale="log", xlabel="epoch", ylim=(-0.01, None))
+            ax.set_title(f"{text}, {words}", fontsize=9)
             ax.set_xticks(epochs, [f"{epoch}" for epoch in epochs])
             ax.minorticks_off()
             ax.set_ylabel(f"{words} distance\nfrom the last epoch")

@@ -76,7 +76,7 @@ def table(done: Done[Options]) -> pd.DataFrame:
     """One row a text, network, layer and step, counted from 1."""
     options = done.options
     frames = [
-        curve_frame(done.compared[_name(text, repeat)], text=text, repeat=repeat)  # type: ignore[arg-type]
+        curve_frame(done.compared[_name(text, repeat)], text=text, repeat=repeat)
         for text, family in by_text(options.networks, options.also).items()
         for repeat in range(family.repeats)
     ]
@@ -94,7 +94,8 @@ def draw(done: Done[Options], table: pd.DataFrame) -> Figure:
         names = own.drop_duplicates("depth").sort_values("depth").layer.tolist()
         draw_curves(ax, own, by="depth", across="step", up="distance", labels=names)
         ax.set(xlabel="step of the sequence", ylabel=f"{done.options.method.upper()} distance\nfrom the last step")
-        ax.set(title=text, ylim=(-0.01, None))
+        ax.set_title(text, fontsize=9)
+        ax.set_ylim(-0.01, None)
         ax.set_xticks([1, *range(5, own.step.max() + 1, 5)])
     legend_beside(figure, axes[0, 0], "layer")
     return figure
@@ -105,7 +106,7 @@ def claims(done: Done[Options], table: pd.DataFrame) -> list[Claim]:
     found = []
     for (text, layer), own in table.groupby(["text", "layer"], sort=False):
         at = own.pivot_table(index="repeat", columns="step", values="distance")
-        last = at.columns.max()
+        last = int(own.step.max())
         middle, turn = last // 2, last - done.options.late
         found += [
             at_least(

@@ -1,4 +1,4 @@
-"""What figures of recurrent language models share: their layers, the text that they read, and their curves as a table."""
+"""What figures of recurrent language models share: layers, the text that is read, and curves as a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ import pandas as pd
 
 import sdkernels as sd
 from sdkernels.lab.sweep import Comparison
+from sdkernels.lab.sweep.results import Compared
 from sdkernels.paper.measures import named
 from sdkernels.paper.recipe import Family
 
@@ -70,9 +71,15 @@ def on_other_text(family: Family, data: str) -> Family:
     return replace(family, data=data)
 
 
-def curve_frame(curve: sd.SimilarityCurve, **columns: Any) -> pd.DataFrame:
-    """One row a layer and moment: ``layer``, ``depth`` from 1, ``moment`` and ``distance``, behind these columns."""
-    table = curve.to_pandas()[["layer", "moment", "distance"]]
+def curve_frame(curve: Compared, **columns: Any) -> pd.DataFrame:
+    """One row a layer and moment: ``layer``, ``depth`` from 1, ``moment`` and ``distance``, behind these columns.
+
+    Raises:
+        TypeError: what was found is no curve.
+    """
+    if not isinstance(curve, sd.SimilarityCurve):
+        raise TypeError(f"a {type(curve).__name__} has no moments; compare over training or over steps")
+    table: pd.DataFrame = curve.to_pandas()[["layer", "moment", "distance"]]
     depths = {layer: place for place, layer in enumerate(curve.layers, start=1)}
     table.insert(1, "depth", table.layer.map(depths))
     for place, (name, value) in enumerate(columns.items()):
