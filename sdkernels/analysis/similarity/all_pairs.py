@@ -5,24 +5,19 @@ correlations of i and j are the singular values of :math:`Z_i^\\top Z_j`. Singul
 by several threads, and so pairs are shared among threads instead.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sdkernels.analysis.similarity.comparisons import Block, Pair
-from sdkernels.analysis.similarity.found import Found, compare_pairs, found_of, is_same_backwards
-from sdkernels.analysis.similarity.method import Method, few_examples
+from sdkernels.analysis.similarity.found import Found, compare_pairs, found_of
+from sdkernels.analysis.similarity.method import Method
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.whitening import ILL_CONDITIONED, Whitening, whiten_rows
 
 _AT_ONCE = 2**23  # numbers that are centred at once
-
-GivenT = TypeVar("GivenT")
-MadeT = TypeVar("MadeT")
 
 
 def similarities_of(matrices: Sequence[Tensor], method: Method, *, names: Sequence[str] | None = None) -> Tensor:
@@ -103,18 +98,7 @@ def compare_rows(
         a, b = pair
         return method.compare(unused, 0, 0, white[a], white[b], names=(name_of(a), name_of(b))).distance
 
-    distances: dict[Pair, float] = {}
-    wanted: dict[Pair, None] = {}
-    for a, b in pairs:
-        if a != b and not ((b, a) in wanted and is_same_backwards(method, white[a], white[b])):
-            wanted[a, b] = None
-    distances = dict(zip(wanted, in_threads(compare, list(wanted), rows[blocks[0]].device), strict=True))
-    for a, b in pairs:
-        if (a, b) not in distances:
-            distances[a, b] = 0.0 if a == b else distances[b, a]
-    few = [few_examples(white[a], white[b], (name_of(a), name_of(b))) for a, b in wanted]
-    examples = {pair: white[pair[0]].examples for pair in distances}
-    return found_of(distances, examples, white, [message for message in few if message])
+    return found_of(pairs, method, white, compare, lambda a, _b: white[a].examples, name_of)
 
 
 def whitened(rows: Tensor, method: Method, name: str) -> Whitening:
@@ -130,19 +114,6 @@ def whitened(rows: Tensor, method: Method, name: str) -> Whitening:
             return replace(white, variates=variates)
     centred = rows.double() - moments.mean(0)
     return whiten_rows(centred, rounding=moments.rounding(0), name=name, **method.whitening)
-
-
-def in_threads(function: Callable[[GivenT], MadeT], given: Sequence[GivenT], device: torch.device) -> Iterable[MadeT]:
-    """What a function makes of each, in order: on a CPU in as many threads as torch uses, each of them with one."""
-    threads = min(torch.get_num_threads(), len(given))
-    if device.type != "cpu" or threads < 2:
-        return [function(one) for one in given]
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, given))
-    finally:
-        torch.set_num_threads(before)  # of threads that others start
 
 
 def _add(moments: Moments, matrices: Sequence[Tensor]) -> None:

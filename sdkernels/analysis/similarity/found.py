@@ -10,6 +10,7 @@ from torch import Tensor
 from sdkernels.analysis.similarity.comparisons import Block, Pair, blocks_of
 from sdkernels.analysis.similarity.method import Method, few_examples
 from sdkernels.analysis.similarity.moments import Moments
+from sdkernels.analysis.similarity.threads import in_threads
 from sdkernels.analysis.similarity.whitening import Solver, Whitening
 from sdkernels.engine.checks import warn
 
@@ -128,27 +129,26 @@ def compare_pairs(
         name_of: what messages call a block.
     """
     white: dict[Block, Whitening] = {}
-    distances: dict[Pair, float] = {}
-    examples: dict[Pair, int] = {}
-    few: list[str] = []
     if method.is_whitened:
-        for block in blocks_of(pairs):
+        blocks = blocks_of(pairs)
+
+        def whiten(block: Block) -> Whitening:
             moments, i, _ = moments_of(block, block)
-            white[block] = method.whiten(moments, i, name_of(block))
-    for a, b in dict.fromkeys(pairs):
-        moments, i, j = moments_of(a, b)
-        examples[a, b] = moments.count
-        if (b, a) in distances and is_same_backwards(method, white.get(a), white.get(b)):
-            distances[a, b] = distances[b, a]
-            continue
-        if a == b:
-            distances[a, b] = 0.0
-            continue
+            return method.whiten(moments, i, name_of(block))
+
+        white = dict(zip(blocks, in_threads(whiten, blocks, _device(moments_of, blocks[0])), strict=True))
+
+    def compare(pair: Pair) -> float:
+        a, b = pair
         names = name_of(a), name_of(b)
-        distances[a, b] = method.compare(moments, i, j, white.get(a), white.get(b), names=names).distance
-        if white and (message := few_examples(white[a], white[b], names)):
-            few.append(message)
-    return found_of(distances, examples, white, few)
+        return method.compare(*moments_of(a, b), white.get(a), white.get(b), names=names).distance
+
+    return found_of(pairs, method, white, compare, lambda a, b: moments_of(a, b)[0].count, name_of)
+
+
+def _device(moments_of: Callable[[Block, Block], tuple[Moments, int, int]], block: Block) -> torch.device:
+    moments, i, _ = moments_of(block, block)
+    return moments.mean(i).device
 
 
 def is_same_backwards(method: Method, white_a: Whitening | None, white_b: Whitening | None) -> bool:
@@ -159,14 +159,38 @@ def is_same_backwards(method: Method, white_a: Whitening | None, white_b: Whiten
 
 
 def found_of(
-    distances: Mapping[Pair, float], examples: Mapping[Pair, int], white: Mapping[Block, Whitening], few: Sequence[str]
+    pairs: Sequence[Pair],
+    method: Method,
+    white: Mapping[Block, Whitening],
+    compare: Callable[[Pair], float],
+    examples_of: Callable[[Block, Block], int],
+    name_of: Callable[[Block], str],
 ) -> Found:
-    """As one."""
+    """Compare each pair once: none with itself, and none the other way round if that is the same.
+
+    Args:
+        pairs: (first, second).
+        method: by which ``compare`` compares.
+        white: the blocks' whitenings; none for cka.
+        compare: gives a distance.
+        examples_of: the data points of a pair.
+        name_of: what messages call a block.
+    """
+    wanted: dict[Pair, None] = {}
+    for a, b in pairs:
+        if a != b and not ((b, a) in wanted and is_same_backwards(method, white.get(a), white.get(b))):
+            wanted[a, b] = None
+    device = next((own.basis.device for own in white.values()), torch.device("cpu"))
+    distances = dict(zip(wanted, in_threads(compare, list(wanted), device), strict=True))
+    for a, b in pairs:
+        if (a, b) not in distances:
+            distances[a, b] = 0.0 if a == b else distances[b, a]
+    few = [few_examples(white[a], white[b], (name_of(a), name_of(b))) for a, b in wanted] if white else []
     return Found(
         distances=distances,
-        examples=examples,
+        examples={(a, b): examples_of(a, b) for a, b in distances},
         ranks={block: own.rank for block, own in white.items()},
         solvers_of={block: own.solver for block, own in white.items()},
         conditions={block: own.condition for block, own in white.items()},
-        few=tuple(few),
+        few=tuple(message for message in few if message),
     )

@@ -169,6 +169,19 @@ def test_precision_is_each_models_own():
     assert next(a.parameters()).dtype == torch.float64
 
 
+def test_no_graph_is_built():
+    seen: list[bool] = []
+
+    class Looks(nn.Module):
+        def forward(self, x):
+            seen.append(torch.is_grad_enabled())
+            return x
+
+    model = nn.Sequential(convolutions(5, 1)[0], Looks()).eval()
+    compare_layers(model, convolutions(3, 2), "0", images())
+    assert not any(seen)
+
+
 @pytest.mark.parametrize("broken", ["first", "second", "data"])
 def test_nothing_stays_behind_an_error(broken):
     a, b, inputs = convolutions(5, 1), convolutions(3, 2), images()

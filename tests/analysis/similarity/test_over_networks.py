@@ -1,6 +1,7 @@
 """All pairs of networks: against raw hooks and definitions, held and in lockstep, stopped and gone on with."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,9 +10,13 @@ from torch import nn
 
 from sdkernels.analysis import passes
 from sdkernels.analysis.similarity import over_networks
-from sdkernels.analysis.similarity.all_pairs import in_threads, similarities_of
+from sdkernels.analysis.similarity.activations import Positions
+from sdkernels.analysis.similarity.all_pairs import similarities_of
 from sdkernels.analysis.similarity.method import Method
+from sdkernels.analysis.similarity.networks import Way, together
 from sdkernels.analysis.similarity.over_networks import pairwise_similarity
+from sdkernels.analysis.similarity.passes_of_pairs import plan_passes
+from sdkernels.analysis.similarity.threads import in_threads
 from sdkernels.engine.checks import SdkernelsWarning
 from tests.analysis.similarity.collected import (
     EXAMPLES,
@@ -215,18 +220,39 @@ def test_activations_that_are_not_finite_are_told(lockstep, networks, limited):
         pairwise_similarity(networks, "4", images())
 
 
-def test_data_that_does_not_keep_its_word_is_told(networks):
-    data = Batches(images(50))
-    grown = Batches(images(60))
-    data.__class__ = type("Grows", (Batches,), {"__iter__": lambda self: iter_once(self, grown)})
+class Changing:
+    """The first two times, when it is looked at and counted, 50 examples; then others."""
+
+    def __init__(self, then: int) -> None:
+        self.then, self.times = then, 0
+
+    def __iter__(self):
+        self.times += 1
+        return iter(images(50 if self.times < 3 else self.then).split(30))
+
+
+def test_data_that_gives_more_than_it_said_is_told(networks):
     with pytest.raises(ValueError, match="data says that it has 50 examples, and gave 60"):
-        pairwise_similarity(networks, "1", data)
+        pairwise_similarity(networks, "1", Changing(60))
 
 
-def iter_once(first: Batches, then: Batches):
-    """The first two times, to look at and to count, some; then others."""
-    first.stop = 1 if first.stop is None else first.stop + 1
-    yield from Batches.__iter__(Batches(first.inputs, 50) if first.stop < 3 else Batches(then.inputs, 30))
+def test_data_may_give_less_than_it_said(networks):
+    found = pairwise_similarity(networks, "1", Changing(40))
+    assert found.examples == 40
+    assert torch.allclose(
+        found.distance, pairwise_similarity(networks, "1", images(50)[:40]).distance, rtol=0, atol=SAME
+    )
+
+
+@pytest.mark.parametrize("limit", [70_000, 5_000, 3_000, 1_300, 1_200])
+@pytest.mark.parametrize("method", ["cca", "pwcca"])
+def test_each_pair_is_compared_once(method, limit, networks):
+    how, positions = Method(method=method), Positions()
+    with together({str(i): one for i, one in enumerate(networks)}, [["1", "4"]] * 4, images(), Way()) as all_of_them:
+        planned = plan_passes(all_of_them, how, positions, EXAMPLES, limit)
+    pairs = [(a.site, a.network, b.network) for one in planned for a, b in one.pairs]
+    ordered = [(i, j) for i in range(4) for j in range(4) if i < j or (i != j and method == "pwcca")]
+    assert sorted(pairs) == sorted((site, *both) for site in (0, 1) for both in ordered)
 
 
 # Given matrices
@@ -287,6 +313,7 @@ def test_threads_keep_the_order_and_raise():
         assert list(in_threads(lambda x: x * x, [3, 1, 2], cpu)) == [9, 1, 4]
         with pytest.raises(ZeroDivisionError):
             in_threads(lambda x: 1 / x, [1, 0, 2], cpu)
-        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:  # a thread that is new takes what was set last
+            assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -152,8 +152,11 @@ def test_a_stopped_call_goes_on(checkpoints, tmp_path, monkeypatch):
     assert torch.equal(again.distance, unbroken.distance)
     assert again.settings == unbroken.settings
     with counted() as seen:
-        similarity_over_training({**checkpoints, 95: convolutions(4, 2)}, LAYERS, inputs, reference=3, store=store)
-    assert passes_in(seen) == 2 * 4 * EXAMPLES  # another method
+        other = similarity_over_training(
+            checkpoints, LAYERS, Batches(inputs), method="pwcca", side="first", store=store
+        )
+    assert passes_in(seen) == 6 * EXAMPLES
+    assert not torch.equal(other.distance, unbroken.distance)
 
 
 def test_what_is_kept_of_finished_checkpoints_is_small(checkpoints, tmp_path):
