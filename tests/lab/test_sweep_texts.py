@@ -124,6 +124,8 @@ class TestNumbers:
         loss, _ = outcome(model, text.test, 8, 20)
         assert done.record(0)["test_loss"] == pytest.approx(loss, rel=1e-5)
         assert not any(name.startswith("validation") for name in done.record(0))
+        assert done.text(0, "validation").tokens.equal(text.validation[:300])
+        assert done.text(0, "test").tokens.equal(text.test)
         data._read_text.cache_clear()
         assert run_sweep(Sweep((own,)), store, data_dir=few).keys == done.keys
         assert load_text("wikitext2", data_dir, words_of="validation").train.max() < len(text.vocabulary)
