@@ -120,6 +120,13 @@ RESNETS = {
 # Figure 3: networks of true labels, and as many that memorise one random labelling.
 MEMORISING_CONVNETS = {preset: replace(family, repeats=5) for preset, family in CORRUPTED_CONVNETS.items()}
 
+# Figure 4: networks of several widths, which the figure gives.
+WIDE_CONVNETS = {
+    "quick": _convnet("digits", 0.125, TrainingOptions(epochs=16, batch_size=32), examples=400, repeats=5),
+    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=15, batch_size=32), examples=2000, repeats=5),
+    "paper": _convnet("cifar10", 1.0, _PUBLISHED, repeats=5),
+}
+
 # Figures 6 and A3: language models while they are trained, and what they make of a text.
 LANGUAGE_MODELS = {
     "quick": _lstm("digits_tokens", 32, _reading(10, learning_rate=3e-3), examples=30_000, repeats=5),

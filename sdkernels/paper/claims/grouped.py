@@ -108,6 +108,60 @@ def matching(
     return Claim.found(claim, published, found / n, float(low), float(high), HOLDS if p <= LEAST else FAILS, reason)
 
 
+def agreeing(
+    clusters: Groups, groups: Groups, *, claim: str, published: str = "", of: str = "networks", seed: int = 0
+) -> Claim:
+    r"""That clusters are groups, as far as pairs say: the adjusted Rand index exceeds that of shuffled groups.
+
+    With :math:`n_{cg}` networks of group g in cluster c, and :math:`E` what the first sum is on average if groups are
+    shuffled,
+
+    .. math:: \Big(\sum_{cg} \binom{n_{cg}}{2} - E\Big) \Big/ \Big(\tfrac12 \sum_c \binom{n_c}{2}
+        + \tfrac12 \sum_g \binom{n_g}{2} - E\Big), \qquad
+        E = \sum_c \binom{n_c}{2} \sum_g \binom{n_g}{2} \Big/ \binom{n}{2}
+
+    is 1 where both divide networks alike, and 0 on average where they have nothing to do with each other. Unlike
+    :func:`matching`, it counts against clusters that they hold several groups.
+
+    Args:
+        clusters, groups: ``[n]``, of the same networks.
+        seed: of the 9,999 shuffles.
+        claim, published, of: as in :func:`~sdkernels.paper.claims.comparisons.greater`.
+
+    Returns:
+        The claim, without an interval; it holds with p <= 0.05. Not testable with one cluster or one group, or as many
+        of either as networks.
+
+    Raises:
+        ValueError: clusters and groups differ in length.
+
+    Source:
+        Hubert and Arabie 1985, Comparing partitions.
+
+    Example:
+        >>> agreeing([0] * 6 + [1] * 6, "aaaaabbbbbbb", claim="Clusters are groups.").ours
+        '0.66'
+    """
+    group = _places(groups, len(groups), claim)
+    cluster = _places(clusters, len(group), claim)
+    n = len(group)
+    pairs_of = [_pairs(np.bincount(one)).sum() for one in (cluster, group)]
+    if min(cluster.max(initial=0), group.max(initial=0)) == 0 or min(pairs_of) == 0:
+        return untestable(claim, f"of {n} {of}, all or no two are in one cluster or one group", published)
+    own = np.eye(group.max() + 1)[group]  # [n, G]
+    rng = np.random.default_rng(seed)
+    both = np.concatenate([cluster[None], rng.permuted(np.tile(cluster, (RESAMPLES, 1)), axis=1)])
+    counts = np.stack([(both == c) @ own for c in range(cluster.max() + 1)])  # [C, 1 + S, G]
+    expected = pairs_of[0] * pairs_of[1] / (n * (n - 1) / 2)
+    index = (_pairs(counts).sum(axis=(0, 2)) - expected) / (sum(pairs_of) / 2 - expected)
+    p = (int((index[1:] >= index[0] - 1e-12).sum()) + 1) / (RESAMPLES + 1)
+    reason = (
+        f"adjusted Rand index of {cluster.max() + 1} clusters and {group.max() + 1} groups of {n} {of}: 1 if they are "
+        f"the same, 0 by chance; permutation p = {p:.2g}"
+    )
+    return Claim(claim, published, f"{index[0]:.2f}", None, None, HOLDS if p <= LEAST else FAILS, reason)
+
+
 def discrete(regimes: Regimes, *, claim: str, published: str = "", of: str = "networks") -> Claim:
     """That there are discrete regimes: BIC prefers several, and numbers without regimes seldom gain as much.
 
@@ -139,6 +193,12 @@ def _places(groups: Groups, count: int, claim: str) -> NDArray[np.int64]:
     if len(groups) != count:
         raise ValueError(f"{claim!r}: {count} networks and {len(groups)} groups; give one for each")
     return np.unique(np.asarray(list(groups)), return_inverse=True)[1].astype(np.int64)
+
+
+def _pairs(counts: NDArray[Any]) -> NDArray[Any]:
+    """How many pairs so many make."""
+    found: NDArray[Any] = counts * (counts - 1) / 2
+    return found
 
 
 def _share_at(ratio: float, above: int, below: int, p: float) -> float:
