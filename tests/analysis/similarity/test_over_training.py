@@ -153,7 +153,7 @@ def test_a_stopped_call_goes_on(checkpoints, tmp_path, monkeypatch):
     assert again.settings == unbroken.settings
     with counted() as seen:
         other = similarity_over_training(
-            checkpoints, LAYERS, Batches(inputs), method="pwcca", side="first", store=store
+            checkpoints, LAYERS, Batches(inputs), method="pwcca", side="second", store=store
         )
     assert passes_in(seen) == 6 * EXAMPLES
     assert not torch.equal(other.distance, unbroken.distance)
