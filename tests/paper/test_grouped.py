@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sdkernels.paper.claims import FAILS, HOLDS, UNTESTABLE
-from sdkernels.paper.claims.grouped import discrete, explained, matching
+from sdkernels.paper.claims.grouped import agreeing, discrete, explained, matching
 from sdkernels.paper.regimes import find_regimes
 
 
@@ -99,3 +99,37 @@ def test_regimes_are_discrete_or_not():
     assert (apart.ours, apart.verdict, apart.low) == ("2", HOLDS, None)
     one = discrete(find_regimes(rng.normal(0, 1, 16)), claim="c")
     assert one.verdict == FAILS
+
+
+@pytest.mark.parametrize(("noise", "verdict"), [(0.0, HOLDS), (0.3, HOLDS), (1.0, FAILS)])
+def test_adjusted_rand_index(noise, verdict):
+    """As the counts of pairs on which both agree give it."""
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(4), 6)
+    clusters = np.where(rng.random(24) < noise, rng.integers(0, 3, 24), groups)
+    rows, columns = np.triu_indices(24, 1)
+    together, same = clusters[rows] == clusters[columns], groups[rows] == groups[columns]
+    a, b, c, d = (together & same).sum(), (together & ~same).sum(), (~together & same).sum(), (~together & ~same).sum()
+    expected = 2 * (a * d - b * c) / ((a + b) * (b + d) + (a + c) * (c + d))
+    found = agreeing(clusters, groups, claim="c")
+    assert (float(found.ours), found.verdict) == (pytest.approx(expected, abs=0.0051), verdict)
+    assert (found.low, found.high) == (None, None)
+
+
+def test_clusters_of_several_groups_agree_less_than_they_match():
+    groups = np.repeat(np.arange(4), 6)
+    assert matching(groups // 2, groups, claim="c").ours == "1.00"
+    assert float(agreeing(groups // 2, groups, claim="c").ours) < 0.7
+
+
+def test_agreement_by_chance_is_rare():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(3), 5)
+    holds = [agreeing(rng.permutation(groups), groups, claim="c").verdict == HOLDS for _ in range(40)]
+    assert sum(holds) <= 6
+
+
+def test_partitions_that_cannot_agree():
+    for clusters in ([0] * 6, range(6)):
+        assert agreeing(clusters, "aaabbb", claim="c").verdict == UNTESTABLE
+    with pytest.raises(ValueError, match="give one for each"):
+        agreeing([0, 1], "aaabbb", claim="c")
