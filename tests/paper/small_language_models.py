@@ -12,6 +12,7 @@ NETWORKS = {
     "learning_rate": 1e-2,
     "epochs": 3,
     "repeats": 2,
+    "batch_size": 50,
     "unroll": 10,
 }
 

@@ -10,6 +10,7 @@ from sdkernels.paper.claims import FAILS, HOLDS
 from sdkernels.paper.options import change_options
 from sdkernels.paper.recipe import Done
 from sdkernels.paper.representations.cca2 import CCA2, METHODS, Options, two_sets
+from sdkernels.paper.reproduce import FILES, reproduce
 from tests.paper.canonical_oracle import distances
 
 SMALL = Options((1, 6), 3, neurons=8, points=200)
@@ -69,6 +70,16 @@ def test_the_figure_shows_the_means(done):
         means = table[table.method == method].groupby("signal").distance.mean()
         assert line.get_xdata().tolist() == [1, 6]
         assert line.get_ydata().tolist() == pytest.approx(means.tolist())
+
+
+def test_a_figure_without_networks_is_reproduced(tmp_path):
+    changes = {"signals": [1, 6], "repeats": 3, "neurons": 8, "points": 200}
+    report = reproduce("cca2", out=tmp_path, show_progress=False, **changes)
+    assert (tmp_path / "cca2-quick" / "figure.png").exists()
+    assert {*FILES} <= {path.name for path in (tmp_path / "cca2-quick").iterdir()}
+    table = pd.read_csv(tmp_path / "cca2-quick" / "data.csv")
+    assert table.distance.tolist() == pytest.approx(CCA2.table(Done(SMALL, {})).distance.tolist(), rel=1e-9, abs=1e-12)
+    assert (report["networks"], len(report["claims"])) == ([], 5)
 
 
 def claims_of(cca, pwcca, svcca, **changes):

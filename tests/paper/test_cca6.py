@@ -6,12 +6,14 @@ import pandas as pd
 import pytest
 
 from sdkernels.lab.datasets import load_text
+from sdkernels.lab.sweep import comparison, network
 from sdkernels.lab.training import TrainingOptions
 from sdkernels.paper.claims import FAILS, HOLDS, UNTESTABLE
 from sdkernels.paper.recipe import Done
 from sdkernels.paper.representations import cca6, language_models
 from sdkernels.paper.representations.cca6 import CCA6
 from sdkernels.paper.representations.ccaA3 import CCAA3
+from sdkernels.paper.reproduce import reproduce
 from tests.paper import small_language_models
 from tests.paper.canonical_oracle import distances
 
@@ -20,8 +22,13 @@ SMALL = {"looks": [1, 2, 7], "windows.count": 10, "windows.steps": 30}
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    return small_language_models.run(CCA6, SMALL, tmp_path_factory.mktemp("cca6") / "networks.sdk")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("cca6") / "networks.sdk"
+
+
+@pytest.fixture(scope="module")
+def done(store):
+    return small_language_models.run(CCA6, SMALL, store)
 
 
 def test_distances_are_those_of_every_token_from_the_last_epoch(done):
@@ -53,10 +60,24 @@ def test_the_figure_shows_a_line_a_layer_by_both_methods(done):
     assert figure.axes[0].get_title() == "digits_tokens, PWCCA"
 
 
-def test_networks_are_those_of_the_figure_over_steps(done):
-    own = CCAA3.sweeps(CCAA3.presets["quick"])["digits_tokens"].networks
-    last = [one for one in CCA6.sweeps(QUICK)["digits_tokens"].networks if one.until == QUICK.networks.training.epochs]
-    assert [one.identity() for one in own] == [one.identity() for one in last]
+def test_networks_and_distances_are_there_for_whoever_asks_again(done, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "_train_alone", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(comparison, "_compare", lambda *_: pytest.fail("compared again"))
+    changes = {**small_language_models.NETWORKS, **SMALL}
+    report = reproduce("cca6", out=tmp_path, store=store, show_progress=False, **changes)
+    table = pd.read_csv(tmp_path / "cca6-quick" / "data.csv")
+    assert table.distance.tolist() == pytest.approx(CCA6.table(done).distance.tolist(), abs=1e-9)
+    assert [one["settings"]["until"] for one in report["networks"]] == [1, 2, 3] * 2
+    assert len(report["claims"]) == 3
+
+
+def test_networks_are_those_of_the_figure_over_steps(done, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "_train_alone", lambda *_: pytest.fail("trained again"))
+    changes = {**small_language_models.NETWORKS, "windows.count": 60}
+    report = reproduce("ccaA3", out=tmp_path, store=store, show_progress=False, **changes)
+    own = [done.networks["digits_tokens"].keys[place] for place in (2, 5)]
+    assert [one["key"] for one in report["networks"]] == own
+    assert len(pd.read_csv(tmp_path / "ccaA3-quick" / "data.csv")) == 2 * 2 * 20
 
 
 def observations(weighted, plain, *, repeats=4, text="ptb"):
@@ -108,7 +129,8 @@ def test_networks_that_differ_decide_nothing():
 
 
 def test_texts_are_tested_apart():
-    both = [observations((0.2, 0.3, 0.4), (0.5, 0.6, 0.55)), observations((0.4, 0.3, 0.2), (0.5, 0.6, 0.55), text="wikitext2")]
+    plain = (0.5, 0.6, 0.55)
+    both = [observations((0.2, 0.3, 0.4), plain), observations((0.4, 0.3, 0.2), plain, text="wikitext2")]
     found = claims_of(pd.concat(both))
     assert [claim.verdict for claim in found] == [HOLDS] * 3 + [FAILS] * 3
     assert ["(wikitext2)" in claim.claim for claim in found] == [False] * 3 + [True] * 3
