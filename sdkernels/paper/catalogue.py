@@ -17,6 +17,7 @@ from sdkernels.paper.directions import (
     figA3,
 )
 from sdkernels.paper.recipe import Recipe
+from sdkernels.paper.representations import cca1, cca2, cca3, cca4, cca5, cca6, ccaA3
 
 DIRECTIONS = "On the importance of single directions for generalization"
 REPRESENTATIONS = "Insights on representational similarity in neural networks with canonical correlation"
@@ -33,7 +34,7 @@ PAPERS: dict[str, tuple[Recipe[Any], ...]] = {
         figA1.FIGA1,
         *(figA2.FIGA2, figA3.FIGA3, fig7.FIGA4),
     ),
-    REPRESENTATIONS: (),
+    REPRESENTATIONS: (cca1.CCA1, cca2.CCA2, cca3.CCA3, cca4.CCA4, cca5.CCA5, cca6.CCA6, ccaA3.CCAA3),
 }
 
 RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipes in PAPERS.values() for recipe in recipes}

@@ -17,7 +17,10 @@ from sdkernels.paper.run_folder import RunFolder
 from tests.paper.small_runs import FIG1A
 
 FIG2A = {**{k: v for k, v in FIG1A.items() if k not in ("orders", "points")}, "scales": 4, "runs": 2}
-ALL = "fig1a fig1b fig1c fig2a fig2b fig3a fig3b fig4a fig4b fig4c fig5a fig5b fig6a fig6b fig7 figA1 figA2 figA3 figA4"
+ALL = (
+    "fig1a fig1b fig1c fig2a fig2b fig3a fig3b fig4a fig4b fig4c fig5a fig5b fig6a fig6b fig7 figA1 figA2 figA3 figA4 "
+    "cca1 cca2 cca3 cca4 cca5 cca6 ccaA3"
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,10 @@ def test_a_recipe_says_all_that_it_must(name):
     for preset in PRESETS:
         sweeps = recipe.sweeps(recipe.presets[preset])
         data = {settings.data for sweep in sweeps.values() for settings in sweep.networks}
-        allowed = {"quick": {"digits", "imagenet"}}.get(preset, {"mnist", "cifar10", "imagenet"})
+        texts = {"wikitext2", "ptb"}
+        allowed = {"quick": {"digits", "digits_tokens", "imagenet"}}.get(
+            preset, {"mnist", "cifar10", "imagenet", *texts}
+        )
         assert data <= allowed
         of_imagenet = {part for part, sweep in sweeps.items() if sweep.networks[0].data == "imagenet"}
         assert of_imagenet == {part for part, need in recipe.needs.items() if need == "ImageNet"}

@@ -207,8 +207,8 @@ CCA6 = Recipe(
         "data points": "every token of windows of 100, each read from a state of zero: the paper does not say which "
         "text it took them from (windows.on=)",
         "mean over training": "over the looks before the last, each counting as much",
-        "correlation with depth": "of three layers it takes four values, for which Fisher's z is not meant (it was tried "
-        "first, and left preset quick undecided): the t interval is of the correlations as they are",
+        "correlation with depth": "of three layers it takes four values, for which Fisher's z is not meant: the t "
+        "interval is of the correlations as they are. Fisher's z was tried first, and left preset quick undecided",
         "band": "one standard deviation over networks",
     },
     comparisons=comparisons,
