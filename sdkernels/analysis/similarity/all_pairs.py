@@ -94,11 +94,11 @@ def compare_rows(
     white = {block: whitened(rows[block], method, name_of(block)) for block in blocks}
     unused = Moments([1])  # variates are all that it takes
 
-    def compare(pair: Pair) -> float:
-        a, b = pair
-        return method.compare(unused, 0, 0, white[a], white[b], names=(name_of(a), name_of(b))).distance
+    def compare(a: Block, b: Block) -> tuple[float, float]:
+        one, other = method.compare_both(unused, 0, 0, white[a], white[b], names=(name_of(a), name_of(b)))
+        return one.distance, other.distance
 
-    return found_of(pairs, method, white, compare, lambda a, _b: white[a].examples, name_of)
+    return found_of(pairs, white, compare, lambda a, _b: white[a].examples, name_of)
 
 
 def whitened(rows: Tensor, method: Method, name: str) -> Whitening:

@@ -5,6 +5,7 @@ With whitenings :math:`W_x, W_y` and the cross scatter, the singular values of
 :math:`h_i = (X - \bar x) W_x u_i`, orthonormal, the canonical variates of the first layer.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -75,14 +76,33 @@ def canonical(
         >>> found.correlations.tolist(), found.weights.tolist()
         ([0.5, 0.25], [0.5, 0.5])
     """
-    product = _between(white_a, white_b, cross_scatter)
     if weights is None:
+        product = _between(white_a, white_b, cross_scatter)
         return Canonical(_within(torch.linalg.svdvals(product), white_a, white_b), None)
-    left, correlations, right = torch.linalg.svd(product, full_matrices=False)
-    white, vectors = (white_a, left) if weights == "first" else (white_b, right.t())
-    shares = white.parts @ vectors if compat is None else _shares_without_root(white, vectors)  # [C, c]
-    sums = shares.abs().sum(0)
-    return Canonical(_within(correlations, white_a, white_b), sums / sums.sum())
+    correlations, found = canonical_with_weights(white_a, white_b, cross_scatter, sides=(weights,), compat=compat)
+    return Canonical(correlations, found[0])
+
+
+def canonical_with_weights(
+    white_a: Whitening,
+    white_b: Whitening,
+    cross_scatter: Tensor | None = None,
+    *,
+    sides: Sequence[Side],
+    compat: Literal["svcca"] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Canonical correlations, and weights by the neurons of each of ``sides``, by one decomposition.
+
+    Arguments and errors as for :func:`canonical`.
+    """
+    left, correlations, right = torch.linalg.svd(_between(white_a, white_b, cross_scatter), full_matrices=False)
+    found = []
+    for side in sides:
+        white, vectors = (white_a, left) if side == "first" else (white_b, right.t())
+        shares = white.parts @ vectors if compat is None else _shares_without_root(white, vectors)  # [C, c]
+        sums = shares.abs().sum(0)
+        found.append(sums / sums.sum())
+    return _within(correlations, white_a, white_b), found
 
 
 def _between(white_a: Whitening, white_b: Whitening, cross_scatter: Tensor | None) -> Tensor:

@@ -138,12 +138,12 @@ def compare_pairs(
 
         white = dict(zip(blocks, in_threads(whiten, blocks, _device(moments_of, blocks[0])), strict=True))
 
-    def compare(pair: Pair) -> float:
-        a, b = pair
+    def compare(a: Block, b: Block) -> tuple[float, float]:
         names = name_of(a), name_of(b)
-        return method.compare(*moments_of(a, b), white.get(a), white.get(b), names=names).distance
+        one, other = method.compare_both(*moments_of(a, b), white.get(a), white.get(b), names=names)
+        return one.distance, other.distance
 
-    return found_of(pairs, method, white, compare, lambda a, b: moments_of(a, b)[0].count, name_of)
+    return found_of(pairs, white, compare, lambda a, b: moments_of(a, b)[0].count, name_of)
 
 
 def _device(moments_of: Callable[[Block, Block], tuple[Moments, int, int]], block: Block) -> torch.device:
@@ -151,40 +151,30 @@ def _device(moments_of: Callable[[Block, Block], tuple[Moments, int, int]], bloc
     return moments.mean(i).device
 
 
-def is_same_backwards(method: Method, white_a: Whitening | None, white_b: Whitening | None) -> bool:
-    """Whether the distance of b and a is that of a and b."""
-    if method.is_symmetric or white_a is None or white_b is None:
-        return method.is_symmetric
-    return method.side == "smaller" and white_a.live != white_b.live  # the same neurons weigh
-
-
 def found_of(
     pairs: Sequence[Pair],
-    method: Method,
     white: Mapping[Block, Whitening],
-    compare: Callable[[Pair], float],
+    compare: Callable[[Block, Block], tuple[float, float]],
     examples_of: Callable[[Block, Block], int],
     name_of: Callable[[Block], str],
 ) -> Found:
-    """Compare each pair once: none with itself, and none the other way round if that is the same.
+    """Compare each two blocks once, whichever stands first, and none with itself.
 
     Args:
         pairs: (first, second).
-        method: by which ``compare`` compares.
         white: the blocks' whitenings; none for cka.
-        compare: gives a distance.
+        compare: gives the distances of a and b, and of b and a.
         examples_of: the data points of a pair.
         name_of: what messages call a block.
     """
     wanted: dict[Pair, None] = {}
     for a, b in pairs:
-        if a != b and not ((b, a) in wanted and is_same_backwards(method, white.get(a), white.get(b))):
+        if a != b and (b, a) not in wanted:
             wanted[a, b] = None
     device = next((own.basis.device for own in white.values()), torch.device("cpu"))
-    distances = dict(zip(wanted, in_threads(compare, list(wanted), device), strict=True))
-    for a, b in pairs:
-        if (a, b) not in distances:
-            distances[a, b] = 0.0 if a == b else distances[b, a]
+    both = zip(wanted, in_threads(lambda pair: compare(*pair), list(wanted), device), strict=True)
+    there = {way: one for (a, b), found in both for way, one in zip(((a, b), (b, a)), found, strict=True)}
+    distances = {(a, b): 0.0 if a == b else there[a, b] for a, b in pairs}
     few = [few_examples(white[a], white[b], (name_of(a), name_of(b))) for a, b in wanted] if white else []
     return Found(
         distances=distances,

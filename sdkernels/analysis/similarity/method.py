@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-from sdkernels.analysis.similarity.canonical import Side, canonical
+from sdkernels.analysis.similarity.canonical import Side, canonical, canonical_with_weights
 from sdkernels.analysis.similarity.kernel_alignment import linear_cka
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.whitening import TOLERANCE, Solver, Whitening, whiten
@@ -16,6 +16,9 @@ SideWord = Literal["smaller", "first", "second"]
 
 # With fewer examples than this for each direction, correlations are much larger than they truly are.
 EXAMPLES_A_DIRECTION = 5
+
+
+_OTHER: dict[Side, Side] = {"first": "second", "second": "first"}
 
 
 class Comparison(NamedTuple):
@@ -178,23 +181,55 @@ class Method:
         Raises:
             ValueError: too few examples for the two ranks.
         """
+        return self._both(moments, i, j, white_i, white_j, names, backwards=False)[0]
+
+    def compare_both(
+        self,
+        moments: Moments,
+        i: int,
+        j: int,
+        white_i: Whitening | None = None,
+        white_j: Whitening | None = None,
+        *,
+        names: tuple[str, str] = ("a", "b"),
+    ) -> tuple[Comparison, Comparison]:
+        """Compare block i with block j, and block j with block i, by one decomposition; as :meth:`compare` does."""
+        return self._both(moments, i, j, white_i, white_j, names, backwards=True)
+
+    def _both(
+        self,
+        moments: Moments,
+        i: int,
+        j: int,
+        white_i: Whitening | None,
+        white_j: Whitening | None,
+        names: tuple[str, str],
+        *,
+        backwards: bool,
+    ) -> tuple[Comparison, Comparison]:
+        """Of i with j, and of j with i if that is asked for: else twice the first."""
         if not self.is_whitened:
-            similarity = float(linear_cka(moments, i, j, debiased=self.debiased, names=names))
-            return Comparison(1 - similarity, None, None, None)
+            distance = 1 - float(linear_cka(moments, i, j, debiased=self.debiased, names=names))
+            return (Comparison(distance, None, None, None),) * 2
         if white_i is None or white_j is None:
             raise ValueError(
                 f"method={self.method!r} takes both whitenings: whiten() each of {names[0]} and {names[1]}"
             )
         check_examples(white_i, white_j, names)
-        side = self._side(white_i, white_j)
         between = None if white_i.variates is not None and white_j.variates is not None else moments.scatter(i, j)
-        correlations, weights = canonical(white_i, white_j, between, weights=side, compat=self.compat)
-        mean = correlations.mean() if weights is None else weights @ correlations
-        return Comparison(1 - min(float(mean), 1.0), correlations, weights, side)
-
-    def _side(self, white_i: Whitening, white_j: Whitening) -> Side | None:
         if self.method != "pwcca":
-            return None
+            correlations, _ = canonical(white_i, white_j, between)
+            return (Comparison(1 - min(float(correlations.mean()), 1.0), correlations, None, None),) * 2
+        side, other = self._side(white_i, white_j), _OTHER[self._side(white_j, white_i)]  # both as seen from i
+        sides = (side, other) if backwards and other != side else (side,)
+        correlations, weights = canonical_with_weights(white_i, white_j, between, sides=sides, compat=self.compat)
+        found = [1 - min(float(own @ correlations), 1.0) for own in weights]
+        return (
+            Comparison(found[0], correlations, weights[0], side),
+            Comparison(found[-1], correlations, weights[-1], _OTHER[sides[-1]]),
+        )
+
+    def _side(self, white_i: Whitening, white_j: Whitening) -> Side:
         if self.side != "smaller":
             return self.side
         return "first" if white_i.live <= white_j.live else "second"

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from sdkernels.analysis.similarity import method as module
-from sdkernels.analysis.similarity.canonical import Canonical
 from sdkernels.analysis.similarity.method import Method, few_examples
 from sdkernels.analysis.similarity.similarity import similarity
 from tests.analysis.similarity.oracle import related
@@ -61,10 +60,30 @@ def test_blocks_are_compared_as_pairs_are(method):
             assert found.distance == pytest.approx(back.distance, abs=1e-12)  # the smaller side either way
 
 
+@pytest.mark.parametrize("widths", [(3, 5), (5, 3), (4, 4)], ids=str)
+@pytest.mark.parametrize("side", ["smaller", "first", "second"])
+def test_both_ways_by_one_decomposition_are_each_way_alone(side, widths):
+    layers = related(3, 200, *widths)
+    how = Method(method="pwcca", side=side)
+    moments = how.moments(list(widths), [(0, 1)])
+    moments.add(layers)
+    one, other = (how.whiten(moments, i) for i in range(2))
+    there, back = how.compare_both(moments, 0, 1, one, other)
+    for found, alone in (
+        (there, how.compare(moments, 0, 1, one, other)),
+        (back, how.compare(moments, 1, 0, other, one)),
+    ):
+        assert found.distance == pytest.approx(alone.distance, abs=1e-12)
+        assert found.side == alone.side
+        assert torch.allclose(found.weights, alone.weights, atol=1e-10)
+    if side != "smaller" or widths == (4, 4):
+        assert abs(there.distance - back.distance) > 1e-6  # else the test could not tell them apart
+
+
 def test_no_distance_is_below_zero(monkeypatch):
     """Weights may add up to more than 1 by rounding."""
     weights = torch.tensor([0.5, 0.5 + 2**-52], dtype=torch.float64)
-    monkeypatch.setattr(module, "canonical", lambda *_, **__: Canonical(torch.ones(2).double(), weights))
+    monkeypatch.setattr(module, "canonical_with_weights", lambda *_, **__: (torch.ones(2).double(), [weights]))
     layers = related(2, 50, 2, 2)
     how = Method(method="pwcca")
     moments = how.moments([2, 2], [(0, 1)])
