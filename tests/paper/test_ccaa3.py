@@ -7,6 +7,7 @@ import pytest
 
 from sdkernels.lab.datasets import load_text
 from sdkernels.paper.claims import FAILS, HOLDS, UNTESTABLE
+from sdkernels.paper.options import change_options
 from sdkernels.paper.recipe import Done
 from sdkernels.paper.representations.ccaA3 import CCAA3
 from tests.paper import small_language_models
@@ -98,6 +99,12 @@ def test_a_single_network_tests_nothing():
 def test_windows_without_steps_are_refused(changes):
     with pytest.raises(ValueError, match="late="):
         CCAA3.comparisons(replace(QUICK, **changes))
+
+
+def test_a_method_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="method='cosine' must be"):
+        change_options(QUICK, {"method": "cosine"})
+    assert change_options(QUICK, {"method": "cka"}).method == "cka"
 
 
 def test_twenty_steps_are_compared():

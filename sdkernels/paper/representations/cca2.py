@@ -9,13 +9,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import sdkernels as sd
+from sdkernels.analysis.similarity.method import MethodWord
 from sdkernels.lab.seeds import seed_for
 from sdkernels.lab.sweep import Sweep
 from sdkernels.paper.claims import Claim, at_most, paired_greater
 from sdkernels.paper.drawing import draw_curves, legend_beside, new_figure
 from sdkernels.paper.recipe import Done, Recipe
 
-METHODS = {"cca": "mean of all\ncorrelations", "pwcca": "projection\nweighted", "svcca": "SVCCA"}
+METHODS: Mapping[MethodWord, str] = {
+    "cca": "mean of all\ncorrelations",
+    "pwcca": "projection\nweighted",
+    "svcca": "SVCCA",
+}
 
 _OF = "pairs of drawn sets"
 
@@ -83,7 +88,7 @@ def table(done: Done[Options]) -> pd.DataFrame:
         for repeat in range(options.repeats):
             a, b = two_sets(options, shared, repeat)
             for method in METHODS:
-                found = sd.similarity(a, b, method=method, variance=options.variance)  # type: ignore[arg-type]
+                found = sd.similarity(a, b, method=method, variance=options.variance)
                 rows.append({"signal": shared, "repeat": repeat, "method": method, "distance": found.distance})
     return pd.DataFrame(rows)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sdkernels.analysis.similarity.method import MethodWord
 from sdkernels.lab.sweep import Comparison, Sweep
 from sdkernels.paper import networks
 from sdkernels.paper.claims import Claim, at_least, paired_greater
@@ -35,7 +36,7 @@ class Options:
     also: Family | None = None
     windows: Windows = field(default_factory=lambda: Windows(None, 40))
     before: int = 20
-    method: str = "pwcca"
+    method: MethodWord = "pwcca"
     high: float = 0.5
     late: int = 5
     seed: int = 0
