@@ -19,6 +19,9 @@ from sdkernels.analysis.similarity.whitening import ILL_CONDITIONED, Whitening, 
 
 _AT_ONCE = 2**23  # numbers that are centred at once
 
+# From so many numbers of a layer on float32's rounding averages out; fewer take no time in float64.
+ROUNDED_FROM = 2**20
+
 
 def similarities_of(matrices: Sequence[Tensor], method: Method, *, names: Sequence[str] | None = None) -> Tensor:
     r"""The distances of all pairs among M matrices of activations of the same examples.
@@ -102,15 +105,22 @@ def compare_rows(
 
 
 def whitened(rows: Tensor, method: Method, name: str) -> Whitening:
-    """A layer whitened by its data points ``[N, C]``, with their variates ``[N, r]``."""
+    """A layer whitened by its data points ``[N, C]``, with their variates ``[N, r]``.
+
+    Many variates of float32 data points, which have as many digits, are kept in float32: products of pairs, most of all
+    the work, take half the time. Whitening has gone before, in float64, so that nothing magnifies their rounding, and it
+    averages out: distances are off by 1e-9, or, of layers that are all but the same, by 1e-8.
+    """
     moments = method.moments([rows.shape[1]], [], names=[name])
     _add(moments, [rows])
     if method.solver != "svd":
         white = method.whiten(moments, 0, name)
         if method.solver != "auto" or white.condition <= ILL_CONDITIONED**0.5:
-            variates = white.basis.new_empty(len(rows), white.rank)
+            is_exact = rows.dtype == torch.float64 or rows.numel() < ROUNDED_FROM
+            kept = torch.float64 if is_exact else torch.float32
+            variates = white.basis.new_empty(len(rows), white.rank, dtype=kept)
             for part, out in zip(*(x.split(_at_once(moments)) for x in (rows, variates)), strict=True):
-                torch.mm(part.double() - moments.mean(0), white.basis, out=out)
+                out.copy_((part.double() - moments.mean(0)) @ white.basis)
             return replace(white, variates=variates)
     centred = rows.double() - moments.mean(0)
     return whiten_rows(centred, rounding=moments.rounding(0), name=name, **method.whitening)

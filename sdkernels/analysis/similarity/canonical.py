@@ -15,6 +15,12 @@ from sdkernels.analysis.similarity.whitening import Whitening
 
 Side = Literal["first", "second"]
 
+# A squared correlation, off by 1e-16, that leaves a correlation off by 1e-11.
+_SQUARED = 1e-10
+
+# Of float32 variates: how many are multiplied before the sum goes on in float64.
+_ROWS = 1000
+
 # How far above 1 rounding may lift a correlation.
 ABOVE = 1e-6
 
@@ -78,7 +84,7 @@ def canonical(
     """
     if weights is None:
         product = _between(white_a, white_b, cross_scatter)
-        return Canonical(_within(torch.linalg.svdvals(product), white_a, white_b), None)
+        return Canonical(_within(_singular_values(product), white_a, white_b), None)
     correlations, found = canonical_with_weights(white_a, white_b, cross_scatter, sides=(weights,), compat=compat)
     return Canonical(correlations, found[0])
 
@@ -108,11 +114,32 @@ def canonical_with_weights(
 def _between(white_a: Whitening, white_b: Whitening, cross_scatter: Tensor | None) -> Tensor:
     """The scatter of the variates of both, ``[rank_a, rank_b]``."""
     if white_a.variates is not None and white_b.variates is not None:
-        return white_a.variates.t() @ white_b.variates
+        return _products(white_a.variates, white_b.variates)
     if cross_scatter is None or cross_scatter.shape != (white_a.units, white_b.units):
         given = "missing" if cross_scatter is None else str(list(cross_scatter.shape))
         raise ValueError(f"the cross scatter is {given} and must be [{white_a.units}, {white_b.units}]")
     return white_a.basis.t() @ cross_scatter @ white_b.basis
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of columns, float64; of float32 ones in float32, so many rows at a time, added up in float64."""
+    if a.dtype == b.dtype == torch.float64:
+        return a.t() @ b
+    total = a.new_zeros(a.shape[1], b.shape[1], dtype=torch.float64)
+    for rows_a, rows_b in zip(a.split(_ROWS), b.split(_ROWS), strict=True):
+        own = torch.promote_types(a.dtype, b.dtype)
+        total += rows_a.to(own).t() @ rows_b.to(own)
+    return total
+
+
+def _singular_values(product: Tensor) -> Tensor:
+    """Descending; by eigenvalues of the product with itself where these have digits enough, which takes two thirds."""
+    square = product.t() @ product if product.shape[0] >= product.shape[1] else product @ product.t()
+    eigenvalues = torch.linalg.eigvalsh(square)
+    if float(eigenvalues[0]) < _SQUARED:
+        values: Tensor = torch.linalg.svdvals(product)
+        return values
+    return eigenvalues.flip(0).sqrt()
 
 
 def _within(correlations: Tensor, white_a: Whitening, white_b: Whitening) -> Tensor:

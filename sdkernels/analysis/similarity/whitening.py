@@ -57,7 +57,8 @@ class Whitening:
             which come close from below.
         solver: which one was used.
         examples: N.
-        variates: float64 ``[N, r]``, orthonormal columns; for ``"svd"`` alone.
+        variates: ``[N, r]``, orthonormal columns: float64 of ``"svd"``; of pairs among many layers float32 too; else
+            none.
     """
 
     basis: Tensor

@@ -20,6 +20,17 @@ def between(a, b, **options):
 SIZES = [(1, 1), (1, 6), (6, 1), (5, 5), (4, 9), (9, 4)]
 
 
+def test_correlations_far_below_1_keep_their_digits():
+    """Where squares would have none, there is no squaring."""
+    generator = np.random.default_rng(0)
+    rows = np.linalg.qr(generator.standard_normal((400, 8)))[0]
+    rows = np.linalg.qr(rows - rows.mean(0))[0]
+    truth = np.array([0.9, 1e-3, 1e-6, 1e-9])
+    a, b = rows[:, :4], rows[:, :4] * truth + rows[:, 4:] * np.sqrt(1 - truth**2)
+    white = [whiten_rows(torch.from_numpy(x)) for x in (a, b)]
+    np.testing.assert_allclose(canonical(*white).correlations, truth, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("weights", [None, "first", "second"])
 @pytest.mark.parametrize(("units_a", "units_b"), SIZES)
 def test_against_the_definition(units_a, units_b, weights):

@@ -11,7 +11,7 @@ from torch import nn
 from sdkernels.analysis import passes
 from sdkernels.analysis.similarity import over_networks
 from sdkernels.analysis.similarity.activations import Positions
-from sdkernels.analysis.similarity.all_pairs import similarities_of
+from sdkernels.analysis.similarity.all_pairs import ROUNDED_FROM, similarities_of
 from sdkernels.analysis.similarity.method import Method
 from sdkernels.analysis.similarity.networks import Way, together
 from sdkernels.analysis.similarity.over_networks import pairwise_similarity
@@ -287,6 +287,24 @@ def test_matrices(name, threads, monkeypatch):
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["cca", "pwcca"])
+def test_many_float32_numbers_are_multiplied_in_float32(name):
+    """To 1e-8, also of units of other scales; of a layer and itself, where correlations end at 1, to 1e-7."""
+    options, similarity = SIMILARITIES[name]
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(ROUNDED_FROM // 64, 96, generator=generator)
+    first = (common @ torch.randn(96, 64, generator=generator)).relu()
+    second = (common @ torch.randn(96, 64, generator=generator)).relu() * torch.logspace(-3, 3, 64) + 10
+    given = [first, second, first.clone()]
+    found = similarities_of(given, Method(**options))
+    exact = similarities_of([x.double() for x in given], Method(**options))
+    expected = 1 - similarity(first, second)
+    assert float(exact[0, 1]) == pytest.approx(expected, abs=1e-12)
+    assert float(found[0, 1]) == pytest.approx(expected, abs=1e-8)
+    assert found[0, 1] != exact[0, 1], "it was in float64"
+    assert float(found[0, 2]) == pytest.approx(0, abs=1e-7)
 
 
 def test_ill_conditioned_matrices_are_whitened_by_svd():
