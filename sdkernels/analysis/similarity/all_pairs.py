@@ -108,8 +108,8 @@ def whitened(rows: Tensor, method: Method, name: str) -> Whitening:
     """A layer whitened by its data points ``[N, C]``, with their variates ``[N, r]``.
 
     Many variates of float32 data points, which have as many digits, are kept in float32: products of pairs, most of all
-    the work, take half the time. Whitening has gone before, in float64, so that nothing magnifies their rounding, and it
-    averages out: distances are off by 1e-9, or, of layers that are all but the same, by 1e-8.
+    the work, take half the time. Whitening has gone before, in float64, so that nothing magnifies their rounding, and
+    it averages out: distances are off by 1e-9, or, of layers that are all but the same, by 1e-8.
     """
     moments = method.moments([rows.shape[1]], [], names=[name])
     _add(moments, [rows])
