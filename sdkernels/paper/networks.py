@@ -118,12 +118,16 @@ RESNETS = {
 # The second paper, on representational similarity.
 
 # Figure 3: networks of true labels, and as many that memorise one random labelling.
-MEMORISING_CONVNETS = {preset: replace(family, repeats=5) for preset, family in CORRUPTED_CONVNETS.items()}
+MEMORISING_CONVNETS = {
+    "quick": replace(CORRUPTED_CONVNETS["quick"], repeats=5),
+    "small": _convnet("cifar10", 0.125, _memorising(150, 32), examples=2000, repeats=5),
+    "paper": replace(CORRUPTED_CONVNETS["paper"], repeats=5),
+}
 
 # Figure 4: networks of several widths, which the figure gives.
 WIDE_CONVNETS = {
     "quick": _convnet("digits", 0.125, TrainingOptions(epochs=16, batch_size=32), examples=400, repeats=5),
-    "small": _convnet("cifar10", 0.125, TrainingOptions(epochs=15, batch_size=32), examples=2000, repeats=5),
+    "small": _convnet("cifar10", 0.125, _memorising(60, 32), examples=1000, repeats=5),
     "paper": _convnet("cifar10", 1.0, _PUBLISHED, repeats=5),
 }
 

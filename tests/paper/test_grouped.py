@@ -101,7 +101,7 @@ def test_regimes_are_discrete_or_not():
     assert one.verdict == FAILS
 
 
-@pytest.mark.parametrize(("noise", "verdict"), [(0.0, HOLDS), (0.3, HOLDS), (1.0, FAILS)])
+@pytest.mark.parametrize(("noise", "verdict"), [(0.0, HOLDS), (0.2, HOLDS), (0.45, FAILS), (1.0, FAILS)])
 def test_adjusted_rand_index(noise, verdict):
     """As the counts of pairs on which both agree give it."""
     rng = np.random.default_rng(3)
@@ -114,6 +114,10 @@ def test_adjusted_rand_index(noise, verdict):
     found = agreeing(clusters, groups, claim="c")
     assert (float(found.ours), found.verdict) == (pytest.approx(expected, abs=0.0051), verdict)
     assert (found.low, found.high) == (None, None)
+    p = float(found.reason.split("p = ")[1].split(";")[0])
+    assert (p <= 0.05) == (noise < 1)
+    assert f"it {'reaches' if expected >= 0.5 else 'is below'} 0.5" in found.reason
+    assert agreeing(clusters, groups, least=0.01, claim="c").verdict == (HOLDS if noise < 1 else FAILS)
 
 
 def test_clusters_of_several_groups_agree_less_than_they_match():

@@ -66,6 +66,31 @@ def test_nearness_of_a_network_is_its_mean_distance_from_the_others():
     assert "undecided" in goes_with_nearness(groups, shuffled, sign=-1, claim="nearer is better").reason
 
 
+def test_interval_is_the_hull_of_two():
+    """Of groups of different sizes, as an outlier's pairs spoil the ranks of all: here the jackknife's is wider."""
+    sizes = [6, 4, 5]
+    groups = [distances(size, 0.5, seed, own=0.0, pair=0.05) for seed, size in enumerate(sizes)]
+    values = [np.random.default_rng(seed).normal(size=size) + seed for seed, size in enumerate(sizes)]
+
+    def z(left_out=(None, None)):
+        means, own = [], []
+        for group, size in enumerate(sizes):
+            there = [i for i in range(size) if (group, i) != left_out]
+            means += [np.mean([groups[group][i, j] for j in there if j != i]) for i in there]
+            own += [values[group][i] for i in there]
+        return np.arctanh(stats.spearmanr(means, own).statistic), len(own)
+
+    parts = []
+    for group, size in enumerate(sizes):
+        parts.append((size - 1) * np.var([z((group, i))[0] for i in range(size)]))
+    degrees = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
+    reach = stats.t.ppf(0.975, degrees) * np.sqrt(sum(parts))
+    plain = stats.norm.ppf(0.975) * np.sqrt((1 + np.tanh(z()[0]) ** 2 / 2) / 12)
+    found = goes_with_nearness(groups, values, sign=-1, claim="c")
+    assert reach > plain
+    assert (found.low, found.high) == pytest.approx((np.tanh(z()[0] - reach), np.tanh(z()[0] + reach)))
+
+
 def test_perfect_order_still_has_an_interval():
     groups = [np.full((4, 4), level) + 0.001 * np.add.outer(range(4), range(4)) for level in (0.8, 0.4)]
     values = [-np.array([np.delete(one[i], i).mean() for i in range(4)]) for one in groups]

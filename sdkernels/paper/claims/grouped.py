@@ -109,9 +109,16 @@ def matching(
 
 
 def agreeing(
-    clusters: Groups, groups: Groups, *, claim: str, published: str = "", of: str = "networks", seed: int = 0
+    clusters: Groups,
+    groups: Groups,
+    *,
+    least: float = 0.5,
+    claim: str,
+    published: str = "",
+    of: str = "networks",
+    seed: int = 0,
 ) -> Claim:
-    r"""That clusters are groups, as far as pairs say: the adjusted Rand index exceeds that of shuffled groups.
+    r"""That clusters are groups, as far as pairs say: the adjusted Rand index is large, and larger than by chance.
 
     With :math:`n_{cg}` networks of group g in cluster c, and :math:`E` what the first sum is on average if groups are
     shuffled,
@@ -125,12 +132,13 @@ def agreeing(
 
     Args:
         clusters, groups: ``[n]``, of the same networks.
+        least: what the index must reach.
         seed: of the 9,999 shuffles.
         claim, published, of: as in :func:`~sdkernels.paper.claims.comparisons.greater`.
 
     Returns:
-        The claim, without an interval; it holds with p <= 0.05. Not testable with one cluster or one group, or as many
-        of either as networks.
+        The claim, without an interval; it holds with p <= 0.05 and ``least`` reached. Not testable with one cluster or
+        one group, or as many of either as networks.
 
     Raises:
         ValueError: clusters and groups differ in length.
@@ -155,11 +163,13 @@ def agreeing(
     expected = pairs_of[0] * pairs_of[1] / (n * (n - 1) / 2)
     index = (_pairs(counts).sum(axis=(0, 2)) - expected) / (sum(pairs_of) / 2 - expected)
     p = (int((index[1:] >= index[0] - 1e-12).sum()) + 1) / (RESAMPLES + 1)
+    verdict = HOLDS if index[0] >= least and p <= LEAST else FAILS
+    decided = f"it {'reaches' if index[0] >= least else 'is below'} {least:g}"
     reason = (
         f"adjusted Rand index of {cluster.max() + 1} clusters and {group.max() + 1} groups of {n} {of}: 1 if they are "
-        f"the same, 0 by chance; permutation p = {p:.2g}"
+        f"the same, 0 by chance; permutation p = {p:.2g}; {decided}"
     )
-    return Claim(claim, published, f"{index[0]:.2f}", None, None, HOLDS if p <= LEAST else FAILS, reason)
+    return Claim(claim, published, f"{index[0]:.2f}", None, None, verdict, reason)
 
 
 def discrete(regimes: Regimes, *, claim: str, published: str = "", of: str = "networks") -> Claim:
