@@ -105,9 +105,9 @@ def test_regimes_are_discrete_or_not():
 def test_adjusted_rand_index(noise, verdict):
     """As the counts of pairs on which both agree give it."""
     rng = np.random.default_rng(3)
-    groups = np.repeat(np.arange(4), 6)
-    clusters = np.where(rng.random(24) < noise, rng.integers(0, 3, 24), groups)
-    rows, columns = np.triu_indices(24, 1)
+    groups = np.repeat(np.arange(4), 12)
+    clusters = np.where(rng.random(48) < noise, rng.integers(0, 3, 48), groups)
+    rows, columns = np.triu_indices(48, 1)
     together, same = clusters[rows] == clusters[columns], groups[rows] == groups[columns]
     a, b, c, d = (together & same).sum(), (together & ~same).sum(), (~together & same).sum(), (~together & ~same).sum()
     expected = 2 * (a * d - b * c) / ((a + b) * (b + d) + (a + c) * (c + d))
