@@ -137,8 +137,8 @@ LANGUAGE_MODELS = {
     "small": _lstm(
         "wikitext2",
         64,
-        _reading(8, batch_size=10, learning_rate=3e-3),
-        examples=40_000,
+        _reading(4, batch_size=5, learning_rate=3e-3),
+        examples=100_000,
         split="validation",
         repeats=4,
     ),

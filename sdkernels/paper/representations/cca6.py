@@ -189,7 +189,7 @@ CCA6 = Recipe(
     "Layers of recurrent language models over training (Morcos, Raghu, Bengio 2018, figure 6)",
     {
         "quick": Options(networks.LANGUAGE_MODELS["quick"]),
-        "small": Options(networks.LANGUAGE_MODELS["small"], looks=(1, 2, 4)),
+        "small": Options(networks.LANGUAGE_MODELS["small"], looks=(1, 2, 3)),
         "paper": Options(
             networks.LANGUAGE_MODELS["paper"],
             language_models.on_other_text(networks.LANGUAGE_MODELS["paper"], "ptb"),

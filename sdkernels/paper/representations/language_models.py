@@ -17,8 +17,11 @@ CHOICES = {
     "usual program for the Penn Treebank (Zaremba, Sutskever, Vinyals 2014), all else is unpublished: Adam, 1e-3, 20 "
     "pieces of text side by side, 13 epochs, gradients of norm 1 at most, no dropout, five networks",
     "preset quick": "three layers of 32 units on scikit-learn's digits pixel by pixel",
-    "preset small": "three layers of 64 units on the first 40,000 tokens of WikiText-2's validation text, so that its "
-    "long training text is not needed, and compared on its test text",
+    "preset small": "three layers of 64 units on the first 100,000 tokens of WikiText-2's validation text, so that its "
+    "long training text is not needed, and compared on its test text; 5 pieces side by side, 3e-3. 8 epochs of 40,000 "
+    "tokens, 10 pieces side by side, were tried first: two networks knew no more than words' frequencies after 4 of "
+    "them, and then learned their text by heart (loss on the test text 6.6 throughout); of these two the bottom layer "
+    "settled last by PWCCA, and first by mean CCA",
     "what is compared": "what a layer gives to the next, h; PWCCA weighs by the neurons of the earlier moment",
 }
 
