@@ -27,8 +27,8 @@ sdkernels reproduce fig3b --options                             # what can be ch
 
 Claims are tested over networks, or over orders where there is one network of a kind, by 95 % intervals. *Does not
 hold* says no more than that these networks, at this preset, do not show it; the last column says whether they show the
-opposite, or too little to decide. Times are those of all networks and measurements of a figure, also where another
-figure had them done already.
+opposite, or too little to decide. Times are the sum of those of all networks, measurements and comparisons of a figure,
+also where another figure had them done already; where workers shared them, they were so much sooner done.
 """
 
 _PAPERS = {
@@ -137,7 +137,8 @@ def _machine(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
     where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     threads = f"{machine['threads']} thread" + ("s" if machine["threads"] > 1 else "")
-    return f"{where}, {threads}, torch {machine['versions']['torch']}"
+    workers = f"{count} workers of " if (count := machine.get("workers", 1)) > 1 else ""
+    return f"{where}, {workers}{threads}, torch {machine['versions']['torch']}"
 
 
 def _time(report: Mapping[str, Any]) -> str:

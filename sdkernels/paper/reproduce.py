@@ -96,7 +96,7 @@ def reproduce(
         "options": asdict(options),
         "choices": dict(recipe.choices),
         "not_reproduced": absent,
-        "machine": describe_machine(device),
+        "machine": {**describe_machine(device), "workers": workers.count if workers else 1},
         "seconds": {
             "training_and_measuring": sum(part.seconds() for part in networks.values()),
             "comparing": sum(comparing.seconds for comparing in compared.values()),

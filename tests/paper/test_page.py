@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sdkernels.paper.catalogue import RECIPES
+from sdkernels.paper.catalogue import PAPERS, RECIPES
 from sdkernels.paper.claims import FAILS, HOLDS, Claim
 from sdkernels.paper.page import largest, read_reports, write_page
 
@@ -68,6 +68,24 @@ def test_a_section_says_claims_networks_machine_time_command_and_choices(page):
     assert "- optimiser: unpublished; Adam" in section
 
 
+def test_times_are_of_all_that_was_done_and_workers_are_said(tmp_path):
+    took = {"training_and_measuring": 600.0, "comparing": 60.0, "table_and_claims": 6.0, "this_call": 9999.0}
+    machine = {"device": "cpu", "processor": "Abacus", "threads": 1, "workers": 2, "versions": {"torch": "2.13.0"}}
+    _report(tmp_path, "fig1a", "small", seconds=took, machine=machine)
+    write_page(largest(read_reports([tmp_path])), tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "| 11 min |" in text
+    assert "Abacus, 2 workers of 1 thread, torch 2.13.0, 11 min for all of it:" in text
+
+
+def test_a_figure_without_networks_is_shown(tmp_path):
+    _report(tmp_path, "cca2", "quick", networks=[])
+    write_page(largest(read_reports([tmp_path])), tmp_path / "page.md")
+    section = (tmp_path / "page.md").read_text().split("## cca2")[1].split("## cca3")[0]
+    assert "It falls" in section
+    assert "Abacus" in section
+
+
 def test_what_was_not_run_is_said(page):
     text = page.read_text()
     assert "| [fig1b](#fig1b) | not yet run |" in text
@@ -75,6 +93,9 @@ def test_what_was_not_run_is_said(page):
     assert "**corruption: not reproduced: needs ImageNet.**" in text.split("## fig1c")[1]
     assert "![" not in text.split("## fig1c")[1]
     assert text.count("\n## ") == len(RECIPES)
+    for paper, recipes in PAPERS.items():
+        table = text.split(f"[*{paper}*]")[1].split("\n\n")[1]
+        assert [line.split("]")[0] for line in table.splitlines()[2:]] == [f"| [{recipe.name}" for recipe in recipes]
 
 
 def test_a_smaller_preset_that_ran_goes_before_a_larger_one_that_did_not(tmp_path):

@@ -68,6 +68,7 @@ def test_the_folder_holds_figure_data_claims_and_report(folder):
     assert [network["settings"]["corruption"] for network in written["networks"]] == [0, 0, 1, 1]
     assert all(network["memorised"] and network["train_accuracy"] == 1 for network in written["networks"])
     assert written["machine"]["versions"]["torch"]
+    assert written["machine"]["workers"] == 1
     assert written["seconds"]["training_and_measuring"] > 0
     assert {claim["verdict"] for claim in written["claims"]} <= {*VERDICTS}
     rows = (path / "claims.md").read_text().splitlines()

@@ -124,7 +124,8 @@ def _between(white_a: Whitening, white_b: Whitening, cross_scatter: Tensor | Non
 def _products(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of columns, float64; of float32 ones in float32, so many rows at a time, added up in float64."""
     if a.dtype == b.dtype == torch.float64:
-        return a.t() @ b
+        exact: Tensor = a.t() @ b
+        return exact
     total = a.new_zeros(a.shape[1], b.shape[1], dtype=torch.float64)
     for rows_a, rows_b in zip(a.split(_ROWS), b.split(_ROWS), strict=True):
         own = torch.promote_types(a.dtype, b.dtype)
@@ -139,7 +140,8 @@ def _singular_values(product: Tensor) -> Tensor:
     if float(eigenvalues[0]) < _SQUARED:
         values: Tensor = torch.linalg.svdvals(product)
         return values
-    return eigenvalues.flip(0).sqrt()
+    roots: Tensor = eigenvalues.flip(0).sqrt()
+    return roots
 
 
 def _within(correlations: Tensor, white_a: Whitening, white_b: Whitening) -> Tensor:
