@@ -210,7 +210,7 @@ _CHOICES = {
     "are as random as draws of their own. The last layer is the last convolution, after its nonlinearity",
     "training": "every width for as many epochs at one learning rate, as published; in preset small until every "
     "example is memorised, or for 60 epochs, so that narrow networks are trained to the end too. This was chosen after "
-    "15 epochs on 2000 examples left the narrowest at a training accuracy of about 0.7",
+    "15 epochs on 2000 examples left the narrowest at a training accuracy of 0.83 to 0.86",
     "distance of a pair": "projection-weighted CCA is not symmetric where both layers are as wide: the mean of both",
     "examples": "unpublished: training images, feature maps averaged over space",
     "correlation": "whether the published one is over networks or over widths, and of ranks or not, is not said: "
