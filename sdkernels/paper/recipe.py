@@ -81,12 +81,14 @@ class Done(Generic[OptionsT]):
         networks: trained and measured, by part: most figures have one, some one a data set.
         absent: parts that were not run, and why.
         compared: what comparisons of networks gave, by name.
+        device: where a recipe's own work is done.
     """
 
     options: OptionsT
     networks: Mapping[str, Networks]
     absent: Mapping[str, str] = field(default_factory=dict)
     compared: Mapping[str, Compared] = field(default_factory=dict)
+    device: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def reproduce(
     ledger.parent.mkdir(parents=True, exist_ok=True)
     networks = {part: _run(sweep, ledger, data_dir, workers, device, show_progress) for part, sweep in sweeps.items()}
     compared = _compare(recipe, options, networks, device, show_progress)
-    done = Done(options, networks, absent, {name: comparing.result for name, comparing in compared.items()})
+    done = Done(options, networks, absent, {name: comparing.result for name, comparing in compared.items()}, device)
     report: dict[str, Any] = {
         "figure": figure,
         "title": recipe.title,

@@ -119,7 +119,7 @@ def compare_networks(
         return Comparing(from_bytes(comparison.function, item.content), item.description["seconds"])
     begin = time.perf_counter()
     try:
-        result = _compare(networks, comparison, places, _device(device), show_progress)
+        result = _compare(networks, comparison, places, device_called(device), show_progress)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{comparison}: {error}") from error
     seconds = time.perf_counter() - begin
@@ -178,5 +178,6 @@ def _data(
     return found
 
 
-def _device(device: str) -> torch.device:
+def device_called(device: str) -> torch.device:
+    """``"auto"``: CUDA where it is."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 import sdkernels as sd
 from sdkernels.analysis.similarity.pairwise_result import PairwiseSimilarity
 from sdkernels.lab.sweep import Comparison, Sweep
+from sdkernels.lab.sweep.comparison import device_called
 from sdkernels.lab.sweep.data import for_analysis, measured_data
 from sdkernels.paper import networks
 from sdkernels.paper.claims import FAILS, Claim, at_least, greater, untestable
@@ -109,7 +109,7 @@ def table(done: Done[Options]) -> pd.DataFrame:
 def of_softmax(done: Done[Options]) -> PairwiseSimilarity:
     """The same pairs by their class probabilities, a layer that the networks do not have: they end in logits."""
     found, options = done.networks[PART], done.options
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_called(done.device)
     models = {
         str(place): nn.Sequential(found.model(place), _Probabilities()).eval().to(device) for place in trained(found)
     }
