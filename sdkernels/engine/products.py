@@ -52,6 +52,11 @@ class Product:
     pad: tuple[tuple[int, ...], str] | None = None
     share: float = 1.0
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it holds."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
     def dim(self, ndim: int) -> int:
         """The dimension of a tensor of ``ndim`` dimensions that the channels stand in, of inputs and outputs."""
         return ndim - 1 if self.convolve is None else 1
@@ -153,6 +158,11 @@ class Winograd(Product):
 
     direct: Product | None = None
     positions: tuple[int, int] = (0, 0)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it holds, of the convolution too."""
+        return [*super().tensors, *(self.direct.tensors if self.direct else [])]
 
     @property
     def inputs(self) -> int:

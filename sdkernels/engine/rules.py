@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sdkernels.engine.channelwise import Function, channelwise
-from sdkernels.engine.graph import Graph, is_site
+from sdkernels.engine.graph import Graph, is_site, storage
 from sdkernels.engine.products import Product, fold_affine, is_plain, product_of, specialise
 from sdkernels.engine.sites import Site
 
@@ -145,6 +145,17 @@ class Knowledge:
         """C; 0 where there is no channel dimension."""
         dim = self.dims.get(node)
         return 0 if dim is None else int(node.meta["shape"][dim])
+
+    def made_bytes(self, model: nn.Module) -> int:
+        """What products hold beside the model's own weights: those with batch norms folded in, and transformed ones."""
+        own = {storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        made = {
+            storage(tensor): tensor.untyped_storage().nbytes()
+            for rule in self.rules.values()
+            if isinstance(rule, Linear)
+            for tensor in rule.product.tensors
+        }
+        return sum(nbytes for address, nbytes in made.items() if address not in own)
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """The nodes whose values a node's rule reads."""

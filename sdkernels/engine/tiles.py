@@ -73,6 +73,7 @@ class TileRun:
         sites = [_shaped(site, mark) for site, mark in zip(sites, graph.sites, strict=True)]
         know = learn(graph, sites, [i for i, clamp in enumerate(clamps) if clamp.is_ranged])
         first_read = next((mark for mark in graph.sites if mark is not None), graph.output)
+        self._products = know.made_bytes(graph.model)
         like = torch.empty(0, dtype=first_read.meta["dtype"], device=probe.inputs.device)
         self._sites, self._clamps = sites, [clamp.to(like) for clamp in clamps]
         self._curve_run = CurveRun(graph, know, self._clamps, like)
@@ -237,6 +238,7 @@ class TileRun:
             }
             budget = find_budget(work, examples, limit)
         self.counts = (0,) * len(self.counts)
+        budget = replace(budget, fixed=budget.fixed + self._products)
         if plan is None:
             return budget
         weights = plan.bytes + min(plan.bytes * len(self._curves), self._weights + plan.bytes)

@@ -4,6 +4,7 @@ Resident memory holds whatever torch's own kernels allocate too, so it owes noth
 blocks must go back to the system when they are freed: see :data:`ENVIRONMENT`.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -186,6 +187,7 @@ def _status(field: str) -> float:
 
 def _taken(work: Callable[[], Any]) -> tuple[float, Any]:
     """Bytes of resident memory at the worst moment, beyond those at the start, and the result."""
+    gc.collect()  # or what an earlier case left would be freed now, and hide as much of what this one takes
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     result = work()
