@@ -31,7 +31,9 @@ def test_every_workload_is_raced(name, tmp_path):
     assert list(race.seconds) == [OURS, *NOISE_OPPONENTS]
     assert all(len(seconds) == 1 for seconds in race.seconds.values())
     assert set(race.parts) == set(NOISE_OPPONENTS), "a toy's opponents have no time, so they do a part"
-    assert race.parts["hand-written prefix cache"].done == 9, "three runs, or three times three configurations"
+    # Three runs of three scales; where each has draws of its own, what is faster: one at a time, or three together.
+    wanted = (9,) if NOISE_WORKLOADS[name].same_draws else (8, 9)
+    assert race.parts["hand-written prefix cache"].done in wanted
     race.write(tmp_path, name)
     assert tables.as_race(json.loads((tmp_path / f"{name}.json").read_text())) == race
     table = tables.of_result(tmp_path / f"{name}.json")
