@@ -133,26 +133,14 @@ def whiten(
             f"solver={solver!r} cannot whiten {name} from a scatter: 'auto', 'cholesky' and 'eigh' can; 'svd' "
             "decomposes activations, which sdkernels.similarity has all at once"
         )
-    scale, dead = _scales(scatter.diagonal(), count, rounding, name)
-    live = ~dead
-    among = scatter[live][:, live] if dead.any() else scatter
-    by_variance = variance is not None or reduce is not None
-    lengths = torch.ones_like(scale[live]) if by_variance else (scale[live] * count**0.5)
-    matrix = among / lengths / lengths[:, None]
-    if solver != "eigh" and not by_variance:
+    units = _Units.of(scatter.diagonal(), count, rounding, name, scaled=variance is None and reduce is None)
+    among = scatter[units.live][:, units.live] if units.dead.any() else scatter
+    matrix = among / units.lengths / units.lengths[:, None]
+    if solver != "eigh" and units.scaled:
         found = _by_cholesky(matrix, tolerance, must=solver == "cholesky", name=name)
         if found is not None:
             basis, parts, condition = found
-            return Whitening(
-                basis=_among(basis / lengths[:, None], live),
-                parts=_among(parts * lengths[:, None], live),
-                scale=scale,
-                dead=dead,
-                variances=None,
-                condition=condition,
-                solver="cholesky",
-                examples=count,
-            )
+            return units.whitening(basis, parts, variances=None, condition=condition, solver="cholesky")
     elif solver == "cholesky":
         raise ValueError(
             f"solver='cholesky' finds no principal directions of {name}, which svcca and reduce= keep: give 'auto' or "
@@ -162,18 +150,7 @@ def whiten(
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)  # descending
     rounded = len(matrix) * torch.finfo(matrix.dtype).eps
     rank = kept(eigenvalues, max(tolerance, rounded), variance, reduce)
-    eigenvalues, vectors = eigenvalues[:rank], vectors[:, :rank]
-    roots = eigenvalues.sqrt()
-    return Whitening(
-        basis=_among(vectors / roots / lengths[:, None], live),
-        parts=_among(vectors * roots * lengths[:, None], live),
-        scale=scale,
-        dead=dead,
-        variances=eigenvalues / count if by_variance else eigenvalues,
-        condition=float(roots[0] / roots[-1]),
-        solver="eigh",
-        examples=count,
-    )
+    return units.principal(eigenvalues[:rank].sqrt(), vectors[:, :rank], solver="eigh")
 
 
 def whiten_rows(
@@ -197,27 +174,11 @@ def whiten_rows(
     Raises:
         ValueError: all units are dead.
     """
-    count = len(rows)
-    scale, dead = _scales(rows.square().sum(0), count, rounding, name)
-    live = ~dead
-    by_variance = variance is not None or reduce is not None
-    lengths = torch.ones_like(scale[live]) if by_variance else (scale[live] * count**0.5)
-    variates, roots, vectors = torch.linalg.svd(rows[:, live] / lengths, full_matrices=False)
-    eigenvalues = roots.square()
+    units = _Units.of(rows.square().sum(0), len(rows), rounding, name, scaled=variance is None and reduce is None)
+    variates, roots, vectors = torch.linalg.svd(rows[:, units.live] / units.lengths, full_matrices=False)
     rounded = max(rows.shape) * torch.finfo(rows.dtype).eps
-    rank = kept(eigenvalues, max(tolerance, rounded**2), variance, reduce)
-    roots, vectors, eigenvalues = roots[:rank], vectors[:rank].t(), eigenvalues[:rank]
-    return Whitening(
-        basis=_among(vectors / roots / lengths[:, None], live),
-        parts=_among(vectors * roots * lengths[:, None], live),
-        scale=scale,
-        dead=dead,
-        variances=eigenvalues / count if by_variance else eigenvalues,
-        condition=float(roots[0] / roots[-1]),
-        solver="svd",
-        examples=count,
-        variates=variates[:, :rank],
-    )
+    rank = kept(roots.square(), max(tolerance, rounded**2), variance, reduce)
+    return units.principal(roots[:rank], vectors[:rank].t(), solver="svd", variates=variates[:, :rank])
 
 
 def kept(eigenvalues: Tensor, tolerance: float, variance: float | None, reduce: int | None) -> int:
@@ -236,6 +197,73 @@ def dead_units(moments: Moments, i: int, name: str) -> Tensor:
         ValueError: all are.
     """
     return _scales(moments.scatter(i).diagonal(), moments.count, moments.rounding(i), name)[1]
+
+
+@dataclass(frozen=True)
+class _Units:
+    """A layer's units, and the scale in which its live ones are decomposed.
+
+    Attributes:
+        count: N, of examples.
+        scale: ``[C]``, standard deviations; 0 for dead units.
+        dead: bool ``[C]``.
+        scaled: whether live units are given length 1, for a correlation matrix, or keep their own, for a covariance.
+        lengths: what live units are divided by.
+    """
+
+    count: int
+    scale: Tensor
+    dead: Tensor
+    scaled: bool
+    lengths: Tensor
+
+    @property
+    def live(self) -> Tensor:
+        return ~self.dead
+
+    @classmethod
+    def of(cls, squares: Tensor, count: int, rounding: Tensor | None, name: str, *, scaled: bool) -> "_Units":
+        """The units of these sums of squares around the mean, at least one of which is not dead."""
+        scale, dead = _scales(squares, count, rounding, name)
+        live = scale[~dead]
+        return cls(count, scale, dead, scaled, live * count**0.5 if scaled else torch.ones_like(live))
+
+    def principal(
+        self, roots: Tensor, vectors: Tensor, *, solver: Literal["eigh", "svd"], variates: Tensor | None = None
+    ) -> Whitening:
+        """By descending singular values ``[r]`` and principal directions ``[live, r]`` of the divided activations."""
+        variances = roots.square()
+        return self.whitening(
+            vectors / roots,
+            vectors * roots,
+            variances=variances if self.scaled else variances / self.count,
+            condition=float(roots[0] / roots[-1]),
+            solver=solver,
+            variates=variates,
+        )
+
+    def whitening(
+        self,
+        basis: Tensor,
+        parts: Tensor,
+        *,
+        variances: Tensor | None,
+        condition: float,
+        solver: Literal["eigh", "cholesky", "svd"],
+        variates: Tensor | None = None,
+    ) -> Whitening:
+        """By basis and parts ``[live, r]`` of the divided activations."""
+        return Whitening(
+            basis=_among(basis / self.lengths[:, None], self.live),
+            parts=_among(parts * self.lengths[:, None], self.live),
+            scale=self.scale,
+            dead=self.dead,
+            variances=variances,
+            condition=condition,
+            solver=solver,
+            examples=self.count,
+            variates=variates,
+        )
 
 
 def _scales(squares: Tensor, count: int, rounding: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
