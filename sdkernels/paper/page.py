@@ -72,32 +72,55 @@ def _is_run(report: Mapping[str, Any]) -> bool:
 
 
 def write_page(reports: Mapping[str, Mapping[str, Any]], page: Path, note: str = "") -> None:
-    """The page, and a picture a figure in the folder that has the page's name."""
+    """The page, and a picture a figure in the folder that has the page's name.
+
+    A figure without a report, or with one of a smaller preset than the page shows, stays as it is on the page.
+    """
     pictures = page.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
-    for name, report in reports.items():
-        if _is_run(report):
-            shutil.copyfile(Path(report["folder"]) / "figure.png", pictures / f"{name}.png")
-    tables = [_summary(paper, reports) for paper in PAPERS]
-    sections = [_section(name, reports.get(name), pictures.name) for name in RECIPES]
-    page.write_text("\n".join([_HEAD, *([f"{note}\n"] if note else []), *tables, *sections]))
-
-
-def _summary(paper: str, reports: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = [f"{_PAPERS[paper].format(title=paper)}:", ""]
-    rows += ["| figure | preset | holds | does not hold | not testable | time |", "|---|---|---|---|---|---|"]
-    for name in (recipe.name for recipe in PAPERS[paper]):
+    rows, sections = _shown(page)
+    for name in RECIPES:
         report = reports.get(name)
-        link = f"[{name}](#{name.lower()})"
-        if report is None:
-            rows.append(f"| {link} | not yet run | | | | |")
-        elif not _is_run(report):
-            rows.append(f"| {link} | {', '.join(report['not_reproduced'].values())} | | | | |")
-        else:
-            counts = Counter(claim["verdict"] for claim in report["claims"])
-            verdicts = " | ".join(str(counts[verdict]) for verdict in VERDICTS)
-            rows.append(f"| {link} | {report['preset']} | {verdicts} | {_time(report)} |")
-    return "\n".join(rows) + "\n"
+        if name in rows and (report is None or _preset(rows[name]) > PRESETS.index(report["preset"])):
+            continue
+        rows[name], sections[name] = _row(name, report), _section(name, report, pictures.name)
+        if report is not None and _is_run(report):
+            shutil.copyfile(Path(report["folder"]) / "figure.png", pictures / f"{name}.png")
+    tables = [_summary(paper, rows) for paper in PAPERS]
+    page.write_text(
+        "\n".join([_HEAD, *([f"{note}\n"] if note else []), *tables, *(sections[name] for name in RECIPES)])
+    )
+
+
+def _shown(page: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """By figure the summary's rows and the sections of the page as it is; none of a page that there is not yet."""
+    head, *parts = page.read_text().split("\n## ") if page.exists() else [""]
+    rows = {line.split("]")[0].removeprefix("| ["): line for line in head.splitlines() if line.startswith("| [")}
+    sections = {part.split("\n")[0]: f"## {part}" for part in parts}
+    return rows, sections
+
+
+def _preset(row: str) -> int:
+    """Which preset a row of the summary shows; -1 of a figure that was not run."""
+    return next((i for i, preset in enumerate(PRESETS) if f" | {preset} | " in row), -1)
+
+
+def _summary(paper: str, rows: Mapping[str, str]) -> str:
+    lines = [f"{_PAPERS[paper].format(title=paper)}:", ""]
+    lines += ["| figure | preset | holds | does not hold | not testable | time |", "|---|---|---|---|---|---|"]
+    lines += [rows[recipe.name] for recipe in PAPERS[paper]]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, report: Mapping[str, Any] | None) -> str:
+    link = f"[{name}](#{name.lower()})"
+    if report is None:
+        return f"| {link} | not yet run | | | | |"
+    if not _is_run(report):
+        return f"| {link} | {', '.join(report['not_reproduced'].values())} | | | | |"
+    counts = Counter(claim["verdict"] for claim in report["claims"])
+    verdicts = " | ".join(str(counts[verdict]) for verdict in VERDICTS)
+    return f"| {link} | {report['preset']} | {verdicts} | {_time(report)} |"
 
 
 def _section(name: str, report: Mapping[str, Any] | None, pictures: str) -> str:

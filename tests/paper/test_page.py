@@ -102,3 +102,23 @@ def test_a_smaller_preset_that_ran_goes_before_a_larger_one_that_did_not(tmp_pat
     _report(tmp_path, "fig1c", "quick")
     _report(tmp_path, "fig1c", "small", networks=[], claims=[], not_reproduced={"corruption": "not reproduced"})
     assert largest(read_reports([tmp_path]))["fig1c"]["preset"] == "quick"
+
+
+def test_figures_are_added_to_a_page_that_shows_others(page, tmp_path):
+    shown = page.read_text()
+    write_page({}, page)
+    assert page.read_text() == shown
+    _report(tmp_path / "later", "fig1a", "quick", ours="0.99")
+    _report(tmp_path / "later", "fig1b", "small", ours="0.75")
+    _report(tmp_path / "later", "fig1c", "quick", ours="0.75")
+    write_page(largest(read_reports([tmp_path / "later"])), page)
+    text = page.read_text()
+    assert text.split("## fig1a")[1].split("## fig1b")[0] == shown.split("## fig1a")[1].split("## fig1b")[0]
+    assert (page.parent / "reproduction" / "fig1a.png").read_bytes() == b"picture of fig1a small"
+    assert "| [fig1a](#fig1a) | small |" in text
+    assert "| [fig1b](#fig1b) | small |" in text
+    assert "| [fig1c](#fig1c) | quick |" in text
+    assert "0.75" in text.split("## fig1b")[1].split("## fig1c")[0]
+    _report(tmp_path / "last", "fig1a", "small", ours="0.5")
+    write_page(largest(read_reports([tmp_path / "last"])), page)
+    assert "| It falls \\| sooner | -0.7 | 0.5 (" in page.read_text().split("## fig1a")[1].split("## fig1b")[0]
