@@ -24,6 +24,7 @@ TOLERANCE = 1e-8  # of distances
 INPUTS = 64
 RAW = "numpy, raw sums by batches"
 MEMORY = "memory taken (MiB)"
+DIFFERENCE = "largest difference of distances"
 
 # Blocks that are freed go back to the system, so that what is resident is what is used.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}

@@ -7,6 +7,7 @@ import pytest
 from python_bench.contest import OURS
 from python_bench.race import Race
 from python_bench.similarity_contest import (
+    DIFFERENCE,
     MEMORY,
     RAW,
     STREAM,
@@ -19,7 +20,6 @@ from python_bench.similarity_contest import (
 )
 
 TURNS = 3
-DIFFERENCE = "largest difference of distances"
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

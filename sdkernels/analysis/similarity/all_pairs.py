@@ -15,9 +15,10 @@ from sdkernels.analysis.similarity.comparisons import Block, Pair
 from sdkernels.analysis.similarity.found import Found, compare_pairs, found_of
 from sdkernels.analysis.similarity.method import Method
 from sdkernels.analysis.similarity.moments import Moments
+from sdkernels.analysis.similarity.threads import in_threads
 from sdkernels.analysis.similarity.whitening import ILL_CONDITIONED, Whitening, whiten_rows
 
-_AT_ONCE = 2**23  # numbers that are centred at once
+_AT_ONCE = 2**20  # numbers that are centred at once: they stay in a cache
 
 # From so many numbers of a layer on float32's rounding averages out; fewer take no time in float64.
 ROUNDED_FROM = 2**20
@@ -94,7 +95,8 @@ def compare_rows(
         moments = method.moments([x.shape[1] for x in rows.values()], numbers, names=[name_of(b) for b in blocks])
         _add(moments, list(rows.values()))
         return compare_pairs(pairs, method, lambda a, b: (moments, at[a], at[b]), name_of)
-    white = {block: whitened(rows[block], method, name_of(block)) for block in blocks}
+    found = in_threads(lambda block: whitened(rows[block], method, name_of(block)), blocks, rows[blocks[0]].device)
+    white = dict(zip(blocks, found, strict=True))
     unused = Moments([1])  # variates are all that it takes
 
     def compare(a: Block, b: Block) -> tuple[float, float]:
@@ -109,14 +111,15 @@ def whitened(rows: Tensor, method: Method, name: str) -> Whitening:
 
     Many variates of float32 data points, which have as many digits, are kept in float32: products of pairs, most of all
     the work, take half the time. Whitening has gone before, in float64, so that nothing magnifies their rounding, and
-    it averages out: distances are off by 1e-9, or, of layers that are all but the same, by 1e-8.
+    it averages out: distances are off by 1e-9, or, of layers that are all but the same, by 1e-8. Not for PWCCA: its
+    weights go by singular vectors, which turn far where correlations are close.
     """
     moments = method.moments([rows.shape[1]], [], names=[name])
     _add(moments, [rows])
     if method.solver != "svd":
         white = method.whiten(moments, 0, name)
         if method.solver != "auto" or white.condition <= ILL_CONDITIONED**0.5:
-            is_exact = rows.dtype == torch.float64 or rows.numel() < ROUNDED_FROM
+            is_exact = method.is_weighted or rows.dtype == torch.float64 or rows.numel() < ROUNDED_FROM
             kept = torch.float64 if is_exact else torch.float32
             variates = white.basis.new_empty(len(rows), white.rank, dtype=kept)
             for part, out in zip(*(x.split(_at_once(moments)) for x in (rows, variates)), strict=True):
@@ -134,4 +137,4 @@ def _add(moments: Moments, matrices: Sequence[Tensor]) -> None:
 
 def _at_once(moments: Moments) -> int:
     """How many rows."""
-    return max(256, _AT_ONCE // sum(moments.widths))
+    return max(1024, _AT_ONCE // sum(moments.widths))

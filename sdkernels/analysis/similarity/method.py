@@ -121,9 +121,14 @@ class Method:
         return self.method != "cka"
 
     @property
+    def is_weighted(self) -> bool:
+        """Whether correlations count by the neurons of one layer: for pwcca alone."""
+        return self.method == "pwcca"
+
+    @property
     def is_symmetric(self) -> bool:
         """Whether exchanging the two layers changes nothing: for all but pwcca."""
-        return self.method != "pwcca"
+        return not self.is_weighted
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -217,7 +222,7 @@ class Method:
             )
         check_examples(white_i, white_j, names)
         between = None if white_i.variates is not None and white_j.variates is not None else moments.scatter(i, j)
-        if self.method != "pwcca":
+        if not self.is_weighted:
             correlations, _ = canonical(white_i, white_j, between)
             return (Comparison(1 - min(float(correlations.mean()), 1.0), correlations, None, None),) * 2
         side, other = self._side(white_i, white_j), _OTHER[self._side(white_j, white_i)]  # both as seen from i

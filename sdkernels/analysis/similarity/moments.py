@@ -8,7 +8,8 @@ scatter of all about their mean is
 a sum of what is positive, so that nothing cancels, however far from 0 the activations are and however the examples are
 sorted (Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance"; raw second moments would lose all
 digits at a mean of 1e8 standard deviations). The middle term is one more row of the batch, ``sqrt(n) d``, and so costs
-nothing beside the products of the batch.
+nothing beside the products of the batch. A block's product with itself is symmetric: strips of it are summed from the
+diagonal on.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from sdkernels.analysis.states import WithoutRows
 # held to be finer, as it mostly is a mean over positions, or a copy, of float32 numbers.
 SUMS = 8 * torch.finfo(torch.float64).eps
 FLOAT32 = torch.finfo(torch.float32).eps
+
+STRIP = 128  # columns; narrower ones save little more, and products of fewer columns are slower
 
 
 class Moments(WithoutRows):
@@ -78,6 +81,7 @@ class Moments(WithoutRows):
         self._columns = [slice(*both) for both in pairwise(edges)]
         self._pairs = _in_order(pairs, len(self.widths))
         self._panels = list(_panels(self._pairs, len(self.widths)))  # (i, first, last): i with each of first..last
+        self._products = list(_products(self._panels, self._columns))
         self._at = {(i, j): at for at, (i, first, last) in enumerate(self._panels) for j in range(first, last + 1)}
         self._resolution = [0.0] * len(self.widths)
         # Both [sum of C_i]: the first batch's mean, and how far beyond it the mean of all is. Their sum is rounded to
@@ -114,9 +118,8 @@ class Moments(WithoutRows):
         torch.mul(step, self.count**0.5, out=rows[-1])
         if self._norms is not None:
             self._norms.add(batch, step, self.count, self.scatter)
-        for (i, first, last), scatter in zip(self._panels, self._scatters, strict=True):
-            beside = rows[:, self._columns[first].start : self._columns[last].stop]
-            scatter.addmm_(rows[:, self._columns[i]].t(), beside)
+        for at, left, right, out in self._products:
+            self._scatters[at][out].addmm_(rows[:, left].t(), rows[:, right])
         self.count = total
         for i, block in enumerate(blocks):
             self._resolution[i] = max(self._resolution[i], resolution(block.dtype))
@@ -141,6 +144,8 @@ class Moments(WithoutRows):
         start = self._columns[self._panels[at][1]].start
         of = self._columns[high]
         found = self._scatters[at][:, of.start - start : of.stop - start]
+        if i == j:
+            return found.triu() + found.triu(1).t()
         return found if i <= j else found.t()
 
     def rounding(self, i: int) -> Tensor:
@@ -253,3 +258,17 @@ def _panels(pairs: Sequence[tuple[int, int]], blocks: int) -> Iterator[tuple[int
                 run = []
             run.append(j)
         yield i, run[0], run[-1]
+
+
+def _products(
+    panels: Iterable[tuple[int, int, int]], columns: Sequence[slice]
+) -> Iterator[tuple[int, slice, slice, tuple[slice, slice]]]:
+    """What is multiplied: the panel, columns of the left and of the right, and where in the panel the product goes."""
+    for at, (i, first, last) in enumerate(panels):
+        start, stop = columns[first].start, columns[last].stop
+        if first != i:
+            yield at, columns[i], slice(start, stop), (slice(None), slice(None))
+            continue
+        for edge in range(start, columns[i].stop, STRIP):
+            left = slice(edge, min(edge + STRIP, columns[i].stop))
+            yield at, left, slice(edge, stop), (slice(left.start - start, left.stop - start), slice(edge - start, None))

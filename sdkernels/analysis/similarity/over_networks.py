@@ -84,8 +84,8 @@ def pairwise_similarity(
 
     Returns:
         A :class:`PairwiseSimilarity`: distances ``[layers, M, M]``. Where a layer gives a million float32 numbers or
-        more, and they are held, whitened ones are multiplied in float32 and added up in float64: distances are then
-        good to 1e-8, between layers that are all but the same to 1e-7; else to 1e-12.
+        more, and they are held, whitened ones are multiplied in float32 and added up in float64, but for PWCCA:
+        distances are then good to 1e-8, between layers that are all but the same to 1e-7; else to 1e-12.
 
     Raises:
         ValueError, TypeError: fewer than two models; more ``units`` than a layer has; moments of two networks that do

@@ -291,7 +291,8 @@ def test_matrices(name, threads, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cca", "pwcca"])
 def test_many_float32_numbers_are_multiplied_in_float32(name):
-    """To 1e-8, also of units of other scales; of a layer and itself, where correlations end at 1, to 1e-7."""
+    """To 1e-8, also of units of other scales; of a layer and itself, where correlations end at 1, to 1e-7. But for
+    PWCCA, whose weights would be off by more."""
     options, similarity = SIMILARITIES[name]
     generator = torch.Generator().manual_seed(0)
     common = torch.randn(ROUNDED_FROM // 64, 96, generator=generator)
@@ -303,7 +304,7 @@ def test_many_float32_numbers_are_multiplied_in_float32(name):
     expected = 1 - similarity(first, second)
     assert float(exact[0, 1]) == pytest.approx(expected, abs=1e-12)
     assert float(found[0, 1]) == pytest.approx(expected, abs=1e-8)
-    assert found[0, 1] != exact[0, 1], "it was in float64"
+    assert (found[0, 1] == exact[0, 1]) == (name == "pwcca")
     assert float(found[0, 2]) == pytest.approx(0, abs=1e-7)
 
 
