@@ -25,6 +25,7 @@ INPUTS = 64
 RAW = "numpy, raw sums by batches"
 MEMORY = "memory taken (MiB)"
 DIFFERENCE = "largest difference of distances"
+PRODUCTS = "the pairs' products alone"
 
 # Blocks that are freed go back to the system, so that what is resident is what is used.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
@@ -48,8 +49,16 @@ class Networks:
     @property
     def title(self) -> str:
         name = {"cca": "Mean CCA", "pwcca": "PWCCA"}[self.method]
-        pairs = self.networks * (self.networks - 1) // 2
-        return f"{name} of {self.networks} networks, {pairs} pairs, {self.units} units, {self.examples:,} examples"
+        return f"{name} of {self.networks} networks, {self.pairs} pairs, {self.units} units, {self.examples:,} examples"
+
+    @property
+    def pairs(self) -> int:
+        return self.networks * (self.networks - 1) // 2
+
+    @property
+    def products(self) -> float:
+        """FLOP of each two networks' product: each pair has one, whatever is shared."""
+        return 2.0 * self.pairs * self.units**2 * self.examples
 
 
 WORKLOADS = {f"similarity_{method}": Networks(method) for method in ("cca", "pwcca")}

@@ -19,7 +19,7 @@ from python_bench.opponents import OPPONENTS
 from python_bench.peaks import CONVOLUTION, PRODUCT
 from python_bench.race import Part, Race, described, duration, markdown
 from python_bench.sampling_table import as_sampling_table
-from python_bench.similarity_contest import DIFFERENCE, MEMORY
+from python_bench.similarity_contest import DIFFERENCE, MEMORY, PRODUCTS
 from python_bench.statistics_contest import ADDED
 from python_bench.workloads import WORKLOADS
 
@@ -66,7 +66,7 @@ def of_result(path: Path) -> str:
     kept = {
         key: value
         for key, value in raw["notes"].items()
-        if says_all or key.endswith(("best", ADDED, MEMORY)) or key in (DEVIATIONS, DIFFERENCE)
+        if says_all or key.endswith(("best", ADDED, MEMORY)) or key in (DEVIATIONS, DIFFERENCE, PRODUCTS)
     }
     machine = {key: raw["machine"][key] for key in SETTING}
     return "\n".join([*lines, "", f"{described({**kept, **machine})}."])

@@ -3,12 +3,15 @@
 from typing import Any
 
 import pytest
+import torch
 
 from python_bench.contest import OURS
+from python_bench.peaks import PRODUCT, peaks
 from python_bench.race import Race
 from python_bench.similarity_contest import (
     DIFFERENCE,
     MEMORY,
+    PRODUCTS,
     RAW,
     STREAM,
     TOY_STREAM,
@@ -36,6 +39,8 @@ def test_all_pairs(name, benchmark, report, is_tiny):
     benchmark.pedantic(lambda: turns.take(OURS), setup=run_others, rounds=workload.turns)
     notes: dict[str, Any] = {"networks": workload.networks, "units": workload.units, "examples": workload.examples}
     notes[DIFFERENCE] = f"{contest.check():.0e}"
+    gflop, rate = workload.products / 1e9, peaks(torch.device("cpu"), small=is_tiny)[PRODUCT]
+    notes[PRODUCTS] = f"{gflop:.3g} GFLOP, {gflop / rate:.2g} s at the {rate:.0f} GFLOP/s of torch.mm in float32"
     result = Race(workload.title, turns.seconds, notes, contest.parts)
     report(result, name)
     benchmark.extra_info["seconds"] = dict(result.seconds)

@@ -14,11 +14,9 @@ from torch import Tensor
 from sdkernels.analysis.similarity.comparisons import Block, Pair
 from sdkernels.analysis.similarity.found import Found, compare_pairs, found_of
 from sdkernels.analysis.similarity.method import Method
-from sdkernels.analysis.similarity.moments import Moments
+from sdkernels.analysis.similarity.moments import Moments, rows_at_once
 from sdkernels.analysis.similarity.threads import in_threads
 from sdkernels.analysis.similarity.whitening import ILL_CONDITIONED, Whitening, whiten_rows
-
-_AT_ONCE = 2**20  # numbers that are centred at once: they stay in a cache
 
 # From so many numbers of a layer on float32's rounding averages out; fewer take no time in float64.
 ROUNDED_FROM = 2**20
@@ -93,7 +91,7 @@ def compare_rows(
         at = {block: i for i, block in enumerate(blocks)}
         numbers = [(at[a], at[b]) for a, b in pairs if a != b]
         moments = method.moments([x.shape[1] for x in rows.values()], numbers, names=[name_of(b) for b in blocks])
-        _add(moments, list(rows.values()))
+        moments.add(list(rows.values()))
         return compare_pairs(pairs, method, lambda a, b: (moments, at[a], at[b]), name_of)
     found = in_threads(lambda block: whitened(rows[block], method, name_of(block)), blocks, rows[blocks[0]].device)
     white = dict(zip(blocks, found, strict=True))
@@ -115,26 +113,16 @@ def whitened(rows: Tensor, method: Method, name: str) -> Whitening:
     weights go by singular vectors, which turn far where correlations are close.
     """
     moments = method.moments([rows.shape[1]], [], names=[name])
-    _add(moments, [rows])
+    moments.add([rows])
     if method.solver != "svd":
         white = method.whiten(moments, 0, name)
         if method.solver != "auto" or white.condition <= ILL_CONDITIONED**0.5:
             is_exact = method.is_weighted or rows.dtype == torch.float64 or rows.numel() < ROUNDED_FROM
             kept = torch.float64 if is_exact else torch.float32
             variates = white.basis.new_empty(len(rows), white.rank, dtype=kept)
-            for part, out in zip(*(x.split(_at_once(moments)) for x in (rows, variates)), strict=True):
+            at_once = rows_at_once(rows.shape[1], rows.device)
+            for part, out in zip(rows.split(at_once), variates.split(at_once), strict=True):
                 out.copy_((part.double() - moments.mean(0)) @ white.basis)
             return replace(white, variates=variates)
     centred = rows.double() - moments.mean(0)
     return whiten_rows(centred, rounding=moments.rounding(0), name=name, **method.whitening)
-
-
-def _add(moments: Moments, matrices: Sequence[Tensor]) -> None:
-    """Show all rows, some at a time."""
-    for parts in zip(*(matrix.split(_at_once(moments)) for matrix in matrices), strict=True):
-        moments.add(parts)
-
-
-def _at_once(moments: Moments) -> int:
-    """How many rows."""
-    return max(1024, _AT_ONCE // sum(moments.widths))

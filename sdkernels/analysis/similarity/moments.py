@@ -28,6 +28,10 @@ FLOAT32 = torch.finfo(torch.float32).eps
 
 STRIP = 128  # columns; narrower ones save little more, and products of fewer columns are slower
 
+# Numbers that are centred and multiplied at once: they stay in a CPU's cache, or keep a GPU busy.
+AT_ONCE = {"cpu": 2**20}
+AT_ONCE_ELSEWHERE = 2**25
+
 
 class Moments(WithoutRows):
     r"""Streaming centred moments, in float64, of M blocks of columns over the same rows.
@@ -104,13 +108,21 @@ class Moments(WithoutRows):
             return
         if not self.count:
             self._start(blocks[0].device if self._device is None else self._device)
+        self._check_finite(blocks)
+        at_once = rows_at_once(len(self._mean), self._mean.device)
+        for parts in zip(*(block.split(at_once) for block in blocks), strict=True):
+            self._add(parts)
+        for i, block in enumerate(blocks):
+            self._resolution[i] = max(self._resolution[i], resolution(block.dtype))
+
+    def _add(self, blocks: Sequence[Tensor]) -> None:
+        examples = len(blocks[0])
         rows = self._rows(blocks, examples)
         batch = rows[:-1]
         if not self.count:
             self._shift = batch.mean(0)
         batch -= self._shift
         own = batch.mean(0)
-        self._check_finite(own, blocks)
         total = self.count + examples
         step = (own - self._mean) * (examples / total)
         self._mean += step
@@ -121,8 +133,6 @@ class Moments(WithoutRows):
         for at, left, right, out in self._products:
             self._scatters[at][out].addmm_(rows[:, left].t(), rows[:, right])
         self.count = total
-        for i, block in enumerate(blocks):
-            self._resolution[i] = max(self._resolution[i], resolution(block.dtype))
 
     def mean(self, i: int) -> Tensor:
         """float64 [C_i]."""
@@ -222,8 +232,9 @@ class Moments(WithoutRows):
             rows[:-1, columns] = block
         return rows
 
-    def _check_finite(self, means: Tensor, blocks: Sequence[Tensor]) -> None:
-        if means.isfinite().all():
+    def _check_finite(self, blocks: Sequence[Tensor]) -> None:
+        sums = (block.sum(dtype=torch.promote_types(block.dtype, torch.float32)) for block in blocks)
+        if torch.stack([one.to(self._mean) for one in sums]).isfinite().all():
             return
         for name, block in zip(self._names, blocks, strict=True):
             if len(found := (~block.isfinite()).nonzero()):
@@ -232,7 +243,13 @@ class Moments(WithoutRows):
                     f"{name} {list(block.shape)}: row {row}, column {column} is {float(block[row, column])}, "
                     f"{len(found)} of {block.numel()} numbers are not finite; activations must be"
                 )
-        raise ValueError("activations are so large that their sums overflow float64: scale them down")
+            if block.dtype == torch.float64 and not block.sum().isfinite():
+                raise ValueError(f"{name} {list(block.shape)}: its sum overflows float64; scale activations down")
+
+
+def rows_at_once(columns: int, device: torch.device) -> int:
+    """How many rows to centre and multiply at once; enough for a product, however many columns they have."""
+    return max(1024, AT_ONCE.get(device.type, AT_ONCE_ELSEWHERE) // columns)
 
 
 def resolution(dtype: torch.dtype) -> float:

@@ -1,11 +1,14 @@
 """Streaming moments against moments of all rows at once: joins, offsets, order, pairs, norms, refusals."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdkernels.analysis.similarity import moments as streaming
 from sdkernels.analysis.similarity.moments import FLOAT32, Moments
 
 
@@ -41,14 +44,17 @@ def close(found, expected, tolerance=1e-12):
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=6),
     st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    st.sampled_from([1, 3, 128]),
+    st.sampled_from([1, 2, 1024]),
     st.data(),
 )
-def test_any_batches_any_pairs(sizes, widths, data):
-    """Against all rows at once in extended precision."""
+def test_any_batches_any_pairs(sizes, widths, strip, at_once, data):
+    """Against all rows at once in extended precision; summed in strips, and some rows at a time."""
     every = [(i, j) for i in range(len(widths)) for j in range(len(widths)) if i != j]
     pairs = data.draw(st.lists(st.sampled_from(every), unique=True)) if every else []
     blocks = blocks_of(sum(sizes) + len(pairs), sum(sizes), widths)
-    moments = seen(blocks, sizes, pairs, row_norms=True)
+    with patch.object(streaming, "STRIP", strip), patch.object(streaming, "rows_at_once", lambda *_: at_once):
+        moments = seen(blocks, sizes, pairs, row_norms=True)
     centred = [exact(block) for block in blocks]
     assert moments.count == sum(sizes)
     for i in range(len(widths)):
