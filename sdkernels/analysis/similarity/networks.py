@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdkernels.analysis.similarity.devices import device_of
 from sdkernels.analysis.similarity.inputs import Inputs
 from sdkernels.analysis.subject import Subject, studied
 from sdkernels.engine.sites import Layers, Site, resolve_layers, unwrap, watch
@@ -17,12 +18,14 @@ ByLayer = int | Mapping[str, int] | None
 
 @dataclass(frozen=True)
 class Way:
-    """How networks are run, as :func:`sdkernels.cumulative_ablation` explains it."""
+    """How networks are run, as :func:`sdkernels.cumulative_ablation` explains it; ``device`` takes in what they give,
+    None being the first network's."""
 
     precision: str | None = None
     unit_dim: ByLayer = None
     select: ByLayer = None
     batch_size: int = 256
+    device: str | torch.device | None = None
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> "Way":
@@ -37,16 +40,15 @@ class Together:
         names: what messages call them.
         subjects: the networks, with the sites that are watched.
         inputs: the data; labels are zeros.
+        device: where moments are summed.
     """
 
-    def __init__(self, names: Sequence[str], subjects: Sequence[Subject], inputs: Inputs, casts: bool) -> None:
+    def __init__(
+        self, names: Sequence[str], subjects: Sequence[Subject], inputs: Inputs, casts: bool, device: torch.device
+    ) -> None:
         self.names, self.subjects, self.inputs = tuple(names), tuple(subjects), inputs
+        self.device = device
         self._casts = casts
-
-    @property
-    def device(self) -> torch.device:
-        """Where moments are summed: the first network's."""
-        return self.subjects[0].inputs.device
 
     @property
     def precision(self) -> str:
@@ -110,7 +112,7 @@ def together(models: Mapping[str, nn.Module], layers: Sequence[Layers], data: An
         known = {name for own in named for name in own}
         if isinstance(given, Mapping) and (unknown := set(given) - known):
             raise ValueError(f"{argument} names {sorted(unknown)}, which are none of the layers {sorted(known)}")
-    first = next(iter(models.values()))
+    first, given_device = next(iter(models.values())), device_of(way.device)
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
         inputs = Inputs(data, batch_size=way.batch_size, device=_device(first))
         probe = inputs.first()
@@ -128,7 +130,8 @@ def together(models: Mapping[str, nn.Module], layers: Sequence[Layers], data: An
                     )
                 )
             subjects.append(subject)
-        yield Together(list(models), subjects, inputs, casts=way.precision is not None)
+        device = subjects[0].inputs.device if given_device is None else given_device
+        yield Together(list(models), subjects, inputs, casts=way.precision is not None, device=device)
 
 
 def names_in(name: str, model: nn.Module, layers: Layers) -> list[str]:

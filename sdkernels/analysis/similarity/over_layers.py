@@ -43,6 +43,7 @@ def compare_layers(
     select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     memory_fraction: float = 0.5,
+    device: str | torch.device | None = None,
     show_progress: bool = False,
     store: Path_ | None = None,
 ) -> LayerSimilarity:
@@ -79,6 +80,7 @@ def compare_layers(
         precision, unit_dim, select, batch_size, show_progress: as there; ``unit_dim`` and ``select`` by layer may name
             layers of both.
         memory_fraction: the part of the device's memory, or of the machine's on a CPU, that moments may take.
+        device: where activations are summed, and decomposed; None: where the first model is. It takes float64.
         store: a file, an SQLite database, in which the moments so far are kept every now and then, and at the end the
             distances: the same call, made again after a crash or a kill, reads the data from the start and goes on
             where it was; once finished, it runs no model. It is found by a digest of the models' code and weights,

@@ -47,6 +47,7 @@ def pairwise_similarity(
     select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     memory_fraction: float = 0.5,
+    device: str | torch.device | None = None,
     show_progress: bool = False,
     store: Path_ | None = None,
 ) -> PairwiseSimilarity:
@@ -79,7 +80,8 @@ def pairwise_similarity(
         precision, unit_dim, select, batch_size, show_progress: as for :func:`sdkernels.cumulative_ablation`. The total
             that progress is shown of is of passes of an example through a network.
         memory_fraction: the part of the device's memory, or of the machine's on a CPU, that activations and moments may
-            take: of the first model's device.
+            take.
+        device: where they are; as for :func:`sdkernels.compare_layers`.
         store: as for :func:`sdkernels.compare_layers`; activations that are held are kept too, up to 8 GiB.
 
     Returns:

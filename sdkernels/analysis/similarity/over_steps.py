@@ -37,6 +37,7 @@ def similarity_over_steps(
     select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     memory_fraction: float = 0.5,
+    device: str | torch.device | None = None,
     show_progress: bool = False,
     store: Path_ | None = None,
 ) -> SimilarityCurve:
@@ -63,7 +64,7 @@ def similarity_over_steps(
         method, side, compat, variance, reduce, debiased, tolerance, solver: as for :func:`sdkernels.similarity`. The
             first argument there is step t, the second the reference. ``solver="svd"`` cannot be had here.
         precision, unit_dim, select, batch_size, show_progress: as for :func:`sdkernels.cumulative_ablation`.
-        memory_fraction, store: as for :func:`sdkernels.compare_layers`.
+        memory_fraction, device, store: as for :func:`sdkernels.compare_layers`.
 
     Returns:
         A :class:`SimilarityCurve` of ``what="steps"``: distances ``[layers, T]``, 0 at the reference.

@@ -47,6 +47,7 @@ def similarity_over_training(
     select: int | Mapping[str, int] | None = None,
     batch_size: int = 256,
     memory_fraction: float = 0.5,
+    device: str | torch.device | None = None,
     show_progress: bool = False,
     store: Path_ | None = None,
 ) -> SimilarityCurve:
@@ -71,7 +72,7 @@ def similarity_over_training(
         reference: the place among the checkpoints from which distances are, from 0; negative ones count from the end.
         method, side, compat, variance, reduce, debiased, tolerance, solver: as for :func:`sdkernels.similarity`. The
             first argument there is the checkpoint, the second the reference. ``solver="svd"`` cannot be had here.
-        positions, subsample, seed, memory_fraction: as for :func:`sdkernels.compare_layers`.
+        positions, subsample, seed, memory_fraction, device: as for :func:`sdkernels.compare_layers`.
         precision, unit_dim, select, batch_size, show_progress: as for :func:`sdkernels.cumulative_ablation`. The total
             that progress is shown of is of 2 (T - 1) passes through a network.
         store: as for :func:`sdkernels.compare_layers`: checkpoints that were finished are read, and run no more; the

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdkernels.analysis.measure import versions
 from sdkernels.analysis.similarity.activations import Positions, PositionsWord, paired_rows
+from sdkernels.analysis.similarity.devices import device_of
 from sdkernels.analysis.similarity.method import Method, MethodWord, SideWord, few_examples
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.result import Similarity
@@ -38,6 +39,7 @@ def similarity(
     solver: Solver = "auto",
     tolerance: float | None = None,
     seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> Similarity:
     r"""How alike two layers are, of one network or two, by their activations for the same examples.
 
@@ -71,7 +73,7 @@ def similarity(
     whose variance is 0 by ``tolerance``; see :mod:`sdkernels.analysis.similarity.whitening`.
 
     Args:
-        a, b: activations of the same examples in the same order, on one device: ``[N, C]`` and ``[N, D]``, tensors or
+        a, b: activations of the same examples in the same order: ``[N, C]`` and ``[N, D]``, tensors or
             NumPy arrays of real numbers, C and D of any size; or with positions, as maps ``[N, C, H, W]``.
         method: ``"cca"``, ``"svcca"``, ``"pwcca"`` or ``"cka"``.
         side: of pwcca, whose neurons weigh: ``"first"``, ``"second"``, or ``"smaller"``: of the layer with fewer live
@@ -90,6 +92,7 @@ def similarity(
             covariances would give less than eight digits. The result says what was used.
         tolerance: which part of the largest eigenvalue of the correlation matrix counts as 0; 1e-12 by default.
         seed: of ``subsample``. The global random state is left as it was.
+        device: where they are summed, and decomposed; None: where both are. It takes float64.
 
     Returns:
         A :class:`~sdkernels.analysis.similarity.result.Similarity`: the distance, correlations, weights, ranks, dead
@@ -126,7 +129,7 @@ def similarity(
         solver=solver,
     )
     at = Positions(positions, subsample, seed)
-    both = _Both(_activations("a", a), _activations("b", b), at, unit_dim)
+    both = _Both(_activations("a", a), _activations("b", b), at, unit_dim, device_of(device))
     moments = how.moments(both.widths, [(0, 1)])
     for rows in both:
         moments.add(rows)
@@ -159,7 +162,9 @@ def similarity(
 class _Both:
     """The rows of two layers, some at a time, checked; iterate as often as wanted."""
 
-    def __init__(self, a: Tensor, b: Tensor, positions: Positions, unit_dim: int | None) -> None:
+    def __init__(
+        self, a: Tensor, b: Tensor, positions: Positions, unit_dim: int | None, device: torch.device | None
+    ) -> None:
         shapes = f"a {list(a.shape)}, b {list(b.shape)}"
         if len(a) != len(b):
             turned = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1]
@@ -169,9 +174,10 @@ class _Both:
             raise ValueError(f"{shapes}: {len(a)} and {len(b)} examples; give activations of the same examples{hint}")
         if len(a) < 2:
             raise ValueError(f"{shapes}: {len(a)} examples; similarity needs at least 2, and many more than units")
-        if a.device != b.device:
-            raise ValueError(f"a is on {a.device} and b on {b.device}; give both on one device")
+        if device is None and a.device != b.device:
+            raise ValueError(f"a is on {a.device} and b on {b.device}; give both on one device, or say device=")
         self._activations = a, b
+        self._device = a.device if device is None else device
         self._positions = positions
         self._dims = _unit_dim("a", a, unit_dim), _unit_dim("b", b, unit_dim)
         self.widths = [x.shape[dim] for x, dim in zip(self._activations, self._dims, strict=True)]
@@ -181,10 +187,10 @@ class _Both:
         a, b = self._activations
         examples = max(1, _AT_ONCE // (a[0].numel() + b[0].numel()))
         for start in range(0, len(a), examples):
-            parts = a[start : start + examples], b[start : start + examples]
+            parts = [x[start : start + examples].to(self._device) for x in (a, b)]
             for name, part in zip("ab", parts, strict=True):
                 _check_finite(name, part, start)
-            yield paired_rows(*parts, self._positions, unit_dim=self._dims, start=start)
+            yield paired_rows(parts[0], parts[1], self._positions, unit_dim=self._dims, start=start)
 
 
 def _whitened(how: Method, moments: Moments, both: _Both) -> tuple[Whitening, Whitening] | tuple[()]:

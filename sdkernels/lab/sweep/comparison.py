@@ -32,7 +32,10 @@ FUNCTIONS = {
 }
 
 # Of every call, which has the networks, says where work is kept, and shows progress.
-_OWN = ("model", "models", "model_a", "model_b", "checkpoints", "data", "store", "show_progress", "groups", "select")
+_OWN = (
+    *("model", "models", "model_a", "model_b", "checkpoints", "groups", "select"),
+    *("data", "device", "store", "show_progress"),
+)
 
 
 @dataclass(frozen=True)
