@@ -106,7 +106,7 @@ def assert_same_end(one, other):
     weights, others = one.model(0).state_dict(), other.model(0).state_dict()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     told, told_other = (
-        {name: value for name, value in record.items() if name not in ("seconds", "history")}
+        {name: value for name, value in record.items() if name not in ("seconds", "evaluation_seconds", "history")}
         | {"history": [{**epoch, "seconds": 0} for epoch in record["history"]]}
         for record in (one.record(0), other.record(0))
     )

@@ -110,8 +110,8 @@ def test_an_argument_that_unit_statistics_do_not_have():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Epochs take 10 seconds, measurements 1 + their number."""
-    original, measure = Trainer.run_epoch, network._measure
+    """Epochs take 10 seconds, a network's evaluation a half, measurements 1 + their number."""
+    original, measure, trained = Trainer.run_epoch, network._measure, network._trained
 
     def run_epoch(self, *arguments):
         metrics = original(self, *arguments)
@@ -123,7 +123,13 @@ def clock(monkeypatch):
         assert 0 < message.record["seconds"] < 60
         return message._replace(record={**message.record, "seconds": {"ablation": 1.0, "noise": 2.0}[condition.name]})
 
+    def evaluated(*arguments):
+        message = trained(*arguments)
+        assert 0 < message.record["evaluation_seconds"] < 60
+        return message._replace(record={**message.record, "evaluation_seconds": 0.5})
+
     monkeypatch.setattr(Trainer, "run_epoch", run_epoch)
+    monkeypatch.setattr(network, "_trained", evaluated)
     monkeypatch.setattr(network, "_measure", measured)
 
 
@@ -131,20 +137,25 @@ def test_seconds_of_trainings_and_measurements(clock, store):
     def seconds(*changes, **more):
         return run_sweep(sweep_of(*changes, **more), store).seconds()
 
-    assert seconds({}) == 20
-    assert seconds({}, {"seed": 1}, conditions=(ABLATION,)) == 42
-    assert seconds({}, {"seed": 1}) == 40  # of this sweep's networks and measures alone
-    assert seconds({}, conditions=(ABLATION, NOISE)) == 23
-    assert seconds(*MOMENTS) == 30  # one training
-    assert seconds(*MOMENTS, conditions=(NOISE,)) == 34
-    assert seconds(MOMENTS[0]) == 10
+    assert seconds({}) == 20.5
+    assert seconds({}, {"seed": 1}, conditions=(ABLATION,)) == 43
+    assert seconds({}, {"seed": 1}) == 41  # of this sweep's networks and measures alone
+    assert seconds({}, conditions=(ABLATION, NOISE)) == 23.5
+    assert seconds(*MOMENTS) == 31  # one training
+    assert seconds(*MOMENTS, conditions=(NOISE,)) == 35
+    assert seconds(MOMENTS[0]) == 10.5
     again = Condition("noise", "cumulative_ablation", ABLATION.layers, arguments=ABLATION.arguments)
-    assert seconds({}, conditions=(ABLATION, again)) == 21  # one measurement under two names
+    assert seconds({}, conditions=(ABLATION, again)) == 21.5  # one measurement under two names
+
+
+def seconds_of(done, place):
+    record = done.record(place)
+    return record["seconds"] + record["evaluation_seconds"]
 
 
 def test_seconds_of_networks_that_were_trained_together(store):
     done = run_sweep(sweep_of({}, {"seed": 1}, together=2), store)
-    assert done.seconds() == pytest.approx(sum(done.record(place)["seconds"] for place in (0, 1)))
+    assert done.seconds() == pytest.approx(sum(seconds_of(done, place) for place in (0, 1)))
     assert done.seconds() > 0
 
 
@@ -155,7 +166,7 @@ def test_seconds_and_place_stand_in_the_ledger(store):
     assert (done.record(0)["device"], done.record(0)["threads"]) == ("cpu", torch.get_num_threads())
     with Ledger(store) as ledger:
         about = [item.description for item in ledger.items_without_content("condition")]
-    assert sum(one["seconds"] for one in about) + done.record(0)["seconds"] == pytest.approx(done.seconds())
+    assert sum(one["seconds"] for one in about) + seconds_of(done, 0) == pytest.approx(done.seconds())
     for one in about:
         assert (one["device"], one["threads"]) == ("cpu", torch.get_num_threads())
         assert one["summary"].keys() >= {"accuracy"}
@@ -169,4 +180,4 @@ def test_measurements_of_before_count_nothing(store):
         (item,) = ledger.items("condition")
         before = {name: item.description[name] for name in item.description if name not in ("seconds", "device")}
         ledger.keep_item(item.kind, item.key, before, item.content)
-    assert done.seconds() == done.record(0)["seconds"]
+    assert done.seconds() == pytest.approx(seconds_of(done, 0))

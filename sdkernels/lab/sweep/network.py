@@ -150,7 +150,8 @@ def _train_alone(work: Work, models: list[nn.Module], data: list[SweepData]) -> 
             missing = [member for member in missing if member not in due]
             history = [metrics.record() for metrics in trainer.history]
             for member in due:
-                yield _trained(work, member, model, own, trainer.result(), history)
+                begin = time.perf_counter()
+                yield _trained(work, member, model, own, trainer.result(), history, begin)
     except DivergedError as error:
         for member in missing:
             yield Message(member.place, "failure", "", {"error": str(error)}, b"")
@@ -172,7 +173,10 @@ def _train_together(work: Work, models: list[nn.Module], data: list[SweepData]) 
         if time.monotonic() - last >= work.checkpoint_seconds and not trainer.finished:
             yield _state(work, trainer, len(models))
             last = time.monotonic()
-    for place, (member, training) in enumerate(zip(work.members, trainer.result(), strict=True)):
+    begin = time.perf_counter()
+    results = trainer.result()
+    share = (time.perf_counter() - begin) / len(results)
+    for place, (member, training) in enumerate(zip(work.members, results, strict=True)):
         if member.network is not None:
             continue
         if not math.isfinite(training.loss):
@@ -194,7 +198,7 @@ def _train_together(work: Work, models: list[nn.Module], data: list[SweepData]) 
             for metrics in trainer.history
             if place in metrics.networks
         ]
-        yield _trained(work, member, models[place], data[place], training, history)
+        yield _trained(work, member, models[place], data[place], training, history, time.perf_counter() - share)
 
 
 def _take_up(trainer: Trainer | EnsembleTrainer, work: Work) -> None:
@@ -227,7 +231,9 @@ def _trained(
     data: SweepData,
     training: Training,
     history: list[dict[str, Any]],
+    begin: float,
 ) -> Message:
+    """A network with how well it was trained, which was begun to be looked at by then."""
     record = {
         "settings": member.settings.record(),
         "epochs": training.epochs,
@@ -248,6 +254,7 @@ def _trained(
         record |= {f"{part}_accuracy": outcomes[part].accuracy, f"{part}_loss": outcomes[part].loss}
     if member.settings.is_text:
         record |= {f"{part}_perplexity": outcome.perplexity for part, outcome in outcomes.items()}
+    record["evaluation_seconds"] = time.perf_counter() - begin
     tensors = {name: copied(tensor) for name, tensor in model.state_dict().items()}  # tied weights share their memory
     if member.settings.corruption and not isinstance(data, TokenData):
         tensors[LABELS] = data.labels

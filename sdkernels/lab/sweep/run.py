@@ -108,23 +108,27 @@ class Networks:
         return found
 
     def seconds(self) -> float:
-        """What training and measuring all this took, wherever and whenever it was done.
+        """What training, evaluating and measuring all this took, wherever and whenever it was done.
 
-        A training counts once, however many of its networks there are. Of a measurement that was killed, what came
-        after it was begun again counts alone; of a training that has diverged, nothing does.
+        A training counts once, however many of its networks there are; each of them is evaluated. Of a measurement that
+        was killed, what came after it was begun again counts alone; of a training that has diverged, nothing does.
         """
         with Ledger(self.store, must_exist=True) as ledger:
-            took = {
-                kind: {item.key: item.description.get("seconds", 0.0) for item in ledger.items_without_content(kind)}
+            about = {
+                kind: {item.key: item.description for item in ledger.items_without_content(kind)}
                 for kind in (NETWORK, CONDITION)
             }
-        parts = []
+
+        def took(kind: str, key: str, what: str = "seconds") -> float:
+            return float(about[kind].get(key, {}).get(what, 0.0))
+
+        parts = [took(NETWORK, key, "evaluation_seconds") for key in self.keys]
         for group in self.sweep.groups:
-            found = [took[NETWORK].get(self.keys[i], 0.0) for i in group]
+            found = [took(NETWORK, self.keys[i]) for i in group]
             one = are_of_one_training([self.sweep.networks[i] for i in group])
             parts.append(max(found) if one else sum(found))
         measured = {condition.key(key) for key in self.keys for condition in self.sweep.conditions}
-        return math.fsum([*parts, *(took[CONDITION].get(key, 0.0) for key in measured)])
+        return math.fsum([*parts, *(took(CONDITION, key) for key in measured)])
 
     def _condition(self, name: str) -> Condition:
         for condition in self.sweep.conditions:
