@@ -87,11 +87,11 @@ def test_weights_of_another_process_are_those_that_are_measured(store, monkeypat
     """Two processes whose weights differ in a last bit: the first to finish is kept, with results of its weights."""
     sweep, original, others = sweep_of({}, conditions=(ABLATION,)), network._trained, []
 
-    def late(work, member, model, own, training, history):
-        message = original(work, member, model, own, training, history)
+    def late(work, member, model, *more):
+        message = original(work, member, model, *more)
         with Ledger(store) as ledger, torch.no_grad():
             model.out.weight[0].add_(1.0)
-            other = original(work, member, model, own, training, history)
+            other = original(work, member, model, *more)
             ledger.keep_item("network", driver_key(sweep, store), other.record, other.content)
             others.append(model.out.weight.clone())
             model.out.weight[0].sub_(2.0)
