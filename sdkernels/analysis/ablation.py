@@ -13,6 +13,7 @@ from sdkernels.analysis.sampling import Series, area_under, each_alone
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.engine import choices
+from sdkernels.engine.checks import is_one_of
 from sdkernels.engine.choices import Points, Units, make_orders, make_points, make_sets
 from sdkernels.engine.families import Cumulative, Sets, Singles
 from sdkernels.engine.keeping import Workers
@@ -145,7 +146,7 @@ def cumulative_ablation(
         return Cumulative(chosen, make_points(points, sum(unit_counts)), unit_counts)
 
     options = Options.of(locals())
-    if tolerance_of not in ("auc", "accuracy"):
+    if not is_one_of(tolerance_of, ("auc", "accuracy")):
         raise ValueError(f"tolerance_of={tolerance_of!r}: it is of each order's 'auc', or of each point's 'accuracy'")
 
     def series_of(family: Cumulative) -> list[Series]:

@@ -15,6 +15,7 @@ from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.engine import choices
 from sdkernels.engine.batches import Batches
+from sdkernels.engine.checks import is_one_of
 from sdkernels.engine.choices import Points, Units, make_orders, make_points, make_sets
 from sdkernels.engine.families import Cumulative, Sets, Singles
 from sdkernels.engine.keeping import Workers
@@ -116,7 +117,7 @@ def ablate_directions(
     if orders is not None and subspaces is not None:
         raise ValueError("orders and subspaces are two ways to ablate directions together; give one, or neither")
     options = Options.of(locals())
-    if tolerance_of not in ("auc", "accuracy"):
+    if not is_one_of(tolerance_of, ("auc", "accuracy")):
         raise ValueError(f"tolerance_of={tolerance_of!r}: it is of each order's 'auc', or of each point's 'accuracy'")
     by_layer: dict[str, Tensor] = {}
 

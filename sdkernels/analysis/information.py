@@ -17,6 +17,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from sdkernels.engine.checks import is_one_of
+
 Correction = Literal["none", "miller-madow"]
 
 
@@ -26,7 +28,7 @@ def bits_about_class(counts: Tensor, correction: Correction = "none") -> Tensor:
     Raises:
         ValueError: another correction.
     """
-    if correction not in get_args(Correction):
+    if not is_one_of(correction, get_args(Correction)):
         raise ValueError(f"correction={correction!r}: choose 'none' or 'miller-madow'")
     joint = counts.double()
     of_bin, of_class, total = joint.sum(0), joint.sum(2), joint.sum((0, 2))  # [U, B], [L, U], [U]

@@ -17,6 +17,7 @@ from sdkernels.analysis.sampling import Sampling, Series, each_alone, run_sample
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.subject import studied
 from sdkernels.engine.batches import Batches
+from sdkernels.engine.checks import is_one_of
 from sdkernels.engine.execute import run, warn_of_no_effect
 from sdkernels.engine.families import Family
 from sdkernels.engine.job import Job, Outcome
@@ -116,7 +117,7 @@ def measure(
     Raises:
         ValueError, TypeError: as :func:`sdkernels.cumulative_ablation` says.
     """
-    if options.method not in ("auto", "loop"):
+    if not is_one_of(options.method, ("auto", "loop")):
         raise ValueError(f"method={options.method!r}: choose 'auto' or 'loop'")
     if isinstance(options.seed, bool) or not isinstance(options.seed, int):
         raise TypeError(f"seed is a {type(options.seed).__name__}; give an int")

@@ -14,6 +14,7 @@ from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, draw_band
 from sdkernels.engine.averages import Spread, average
 from sdkernels.engine.batches import Batches
+from sdkernels.engine.checks import is_one_of
 from sdkernels.engine.families import Noise
 from sdkernels.engine.keeping import Workers
 from sdkernels.engine.scores import Metric, Metrics
@@ -153,7 +154,7 @@ def noise_robustness(
     factors = _check_scales(scales)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise ValueError(f"repeats={repeats!r} must be a positive int")
-    if scale_kind not in ("std", "var"):
+    if not is_one_of(scale_kind, ("std", "var")):
         raise ValueError(f"scale_kind={scale_kind!r}: a scale multiplies the standard deviation, 'std', or the 'var'")
     if sd is not None and sd_data is not None:
         raise ValueError("sd says what the deviations are, so that sd_data has nothing to say; give one")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sdkernels.engine.checks import is_one_of
 from sdkernels.engine.sites import Layers, resolve_layers, site_of, unwrap
 from sdkernels.ops import class_means
 
@@ -104,9 +105,9 @@ class SelectivityRegularizer:
                 raise ValueError(f"num_classes={num_classes} must be positive")
         if _number("epsilon", epsilon) <= 0:
             raise ValueError(f"epsilon={epsilon!r} must be positive: silent units are divided by it")
-        if kind not in ("macro", "micro"):
+        if not is_one_of(kind, ("macro", "micro")):
             raise ValueError(f"kind={kind!r}: choose 'macro' or 'micro'")
-        if negative not in ("raise", "ignore"):
+        if not is_one_of(negative, ("raise", "ignore")):
             raise ValueError(f"negative={negative!r}: choose 'raise' or 'ignore'")
         self.weight = weight
         self._model = unwrap(model)

@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from sdkernels.engine.checks import is_one_of
+
 Kind = Literal["macro", "micro"]
 Negative = Literal["raise", "nan", "shift"]
 
@@ -30,7 +32,7 @@ def class_selectivity(
     Raises:
         ValueError: another kind, or fewer than two classes with examples.
     """
-    if kind not in get_args(Kind):
+    if not is_one_of(kind, get_args(Kind)):
         raise ValueError(f"kind={kind!r}: 'macro' is the mean of the other classes' means, 'micro' of their examples")
     seen = class_examples > 0
     if int(seen.sum()) < 2:

@@ -15,6 +15,7 @@ from sdkernels.analysis.saved import by_prefix, read, with_prefix, write
 from sdkernels.analysis.selectivity import Kind, Negative, class_selectivity
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.analysis.units import PooledUnits
+from sdkernels.engine.checks import is_one_of
 
 _FORMAT = "sdkernels.UnitStatistics/1"
 _TENSORS = (
@@ -123,7 +124,7 @@ class UnitStatistics(PooledUnits):
         Raises:
             ValueError: no such statistic; lists them.
         """
-        if name not in _SCORES:
+        if not is_one_of(name, _SCORES):
             raise ValueError(f"there is no score {name!r}; choose one of {', '.join(_SCORES)}")
         return self._score(_SCORES[name], getattr(self, name))
 
@@ -148,7 +149,7 @@ class UnitStatistics(PooledUnits):
             Morcos, Barrett, Rabinowitz, Botvinick 2018, "On the importance of single directions for generalization",
             section 2.3.
         """
-        if negative not in ("raise", "nan", "shift"):
+        if not is_one_of(negative, ("raise", "nan", "shift")):
             raise ValueError(f"negative={negative!r}: choose 'raise', 'nan' or 'shift'")
         means = self.class_mean.nan_to_num(0.0)
         below = (means < 0).any(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.checks import PROBE_EXAMPLES
+from sdkernels.engine.checks import PROBE_EXAMPLES, is_one_of
 from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
 
 PRECISIONS = {
@@ -92,7 +92,7 @@ def _as_precision(model: nn.Module, layers: Layers, precision: str | None) -> tu
     """The model, or a converted copy, and the layers by name in it."""
     if precision is None:
         return model, layers
-    if precision not in PRECISIONS:
+    if not is_one_of(precision, PRECISIONS):
         raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}, or None for the model's own")
     dtype = PRECISIONS[precision]
     if all(t.dtype == dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()):

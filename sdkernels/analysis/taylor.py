@@ -15,7 +15,7 @@ from sdkernels.analysis.states import WithoutRows
 from sdkernels.analysis.subject import studied
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.engine.batches import check_labels
-from sdkernels.engine.checks import check_repeatable
+from sdkernels.engine.checks import check_repeatable, is_one_of
 from sdkernels.engine.loop import Hooks
 from sdkernels.engine.sites import Layers, Site
 
@@ -91,7 +91,7 @@ def taylor_importance(
         >>> score.name, score.values.shape
         ('absolute Taylor importance (nats)', torch.Size([3]))
     """
-    if kind not in _NAMES:
+    if not is_one_of(kind, _NAMES):
         raise ValueError(f"kind={kind!r}: choose one of {', '.join(map(repr, _NAMES))}")
     with (
         torch.inference_mode(False),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sdkernels.analysis.subject import studied
 from sdkernels.analysis.unit_score import UnitScore
-from sdkernels.engine.checks import PROBE_EXAMPLES
+from sdkernels.engine.checks import PROBE_EXAMPLES, is_one_of
 from sdkernels.engine.exported import find_graph
 from sdkernels.engine.graph import UntraceableError
 from sdkernels.engine.products import Product
@@ -79,7 +79,7 @@ def weight_norm(
         >>> sd.weight_norm(model, "1", torch.zeros(1, 2), side="outgoing", p=2).values.tolist()
         [3.0, 4.0]
     """
-    if side not in ("incoming", "outgoing"):
+    if not is_one_of(side, ("incoming", "outgoing")):
         raise ValueError(f"side={side!r}: choose 'incoming' or 'outgoing'")
     if isinstance(p, bool) or not isinstance(p, (int, float)):
         raise TypeError(f"p is a {type(p).__name__}; give a number")

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdkernels.engine.checks import is_one_of
+
 Direction = Literal["ascending", "descending"]
 Spread = Literal["across", "within"]  # how the units of several layers stand in an order by a score
 ByScore = tuple[Tensor, Direction] | tuple[Tensor, Direction, Spread]
@@ -233,9 +235,9 @@ def _order_by_score(given: ByScore, unit_counts: tuple[int, ...]) -> Tensor:
     if not isinstance(score, (Tensor, np.ndarray, list)):
         raise TypeError(f"orders=(score, direction): the score is a {type(score).__name__}; give a tensor [{units}]")
     score = torch.as_tensor(score).cpu()
-    if direction not in ("ascending", "descending"):
+    if not is_one_of(direction, ("ascending", "descending")):
         raise ValueError(f"orders=(score, {direction!r}): the direction is 'ascending' or 'descending'")
-    if spread not in ("across", "within"):
+    if not is_one_of(spread, ("across", "within")):
         raise ValueError(
             f"orders=(score, {direction!r}, {spread!r}): 'across' sorts the units of all layers together, 'within' "
             "each layer's own, and takes an equal part of every layer"

@@ -88,6 +88,7 @@ class Ledger:
         patience: for how many seconds to wait for another process's transaction.
 
     Raises:
+        TypeError: no path.
         LedgerError: no such folder, no permission, a full disk, a file that is no ledger, is damaged, or was written by
             a later version.
 
@@ -100,12 +101,15 @@ class Ledger:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False, patience: float = PATIENCE) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"store is a {type(path).__name__}; give the path of a file")
         self.path, self._patience = Path(path), patience
+        _check_name(self.path)
         try:
             if must_exist and not self.path.exists():
                 raise LedgerError(f"{self.path} is not there; a ledger is what store= or --store was given")
             if self.path.is_dir():
-                raise LedgerError(f"{self.path} is a folder; a ledger is one file")
+                raise LedgerError(f"{self.path} is a folder; a ledger is one file. Give store= its path")
             if self.path.exists() and not self.path.is_file():
                 raise LedgerError(f"{self.path} is no plain file; give store= another path")
             if not self.path.parent.is_dir():
@@ -360,6 +364,16 @@ class Ledger:
             raise LedgerError(f"{self.path}: {_explained(str(error), self._patience)}") from error
         except UnicodeDecodeError as error:  # by Python's sqlite3, of an error's own text
             raise LedgerError(f"{self.path}: {_MEANINGS['malformed']} ({error})") from error
+
+
+def _check_name(path: Path) -> None:
+    """Refuse what no file can be called, of which ``exists`` says no more than that it is not there."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:
+        raise LedgerError(f"store={str(path)[:100]!r}: no file can have this name ({error})") from error
 
 
 def _digest(*row: str | int | bytes) -> bytes:

@@ -246,3 +246,15 @@ def test_processes_on_one_file_all_end_with_the_right_bits(killed):
 
 def test_processes_may_make_a_file_at_the_same_moment(killed):
     assert not any(killed["made"]["codes"]), killed["stderr"]
+
+
+@pytest.mark.parametrize("name", ["\x00", "\ud800", "x" * 300], ids=["null", "surrogate", "long"])
+def test_names_that_no_file_can_have(name, tmp_path):
+    with pytest.raises(LedgerError, match=r"^store=.*: no file can have this name"):
+        Ledger(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", [None, True, 3, b"work.sdk", ["work.sdk"]])
+def test_what_is_no_path(path):
+    with pytest.raises(TypeError, match=r"store is a .*; give the path of a file"):
+        Ledger(path)

@@ -177,7 +177,12 @@ FAULTS = [
     Fault("read-only folder", "mode 555, as another user", partial(modes, file=0o666, folder=0o555), "read-only"),
     Fault("unreadable file", "mode 000, as another user", partial(modes, file=0, folder=0o777), "cannot be opened"),
     Fault("unreadable folder", "mode 000, as another user", partial(modes, file=0o666, folder=0), "cannot be opened"),
-    Fault("a folder in its place", "`mkdir`", partial(instead, make=Path.mkdir), "is a folder; a ledger is one file"),
+    Fault(
+        "a folder in its place",
+        "`mkdir`",
+        partial(instead, make=Path.mkdir),
+        "is a folder; .* Give store= its path",
+    ),
     Fault("a pipe in its place", "`mkfifo`", partial(instead, make=os.mkfifo), "is no plain file"),
     Fault("no such folder", "the folder renamed", moved, "there is no folder .*; make it first"),
     Fault(

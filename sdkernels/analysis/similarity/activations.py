@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdkernels.engine.checks import is_one_of
 from sdkernels.ops import random_stream
 
 PositionsWord = Literal["mean", "each", "resample"]
@@ -62,7 +63,7 @@ def rows_of(
         >>> rows_of(maps, 1, "resample", size=(1, 2)).tolist()
         [[1.0, 5.0], [2.0, 6.0]]
     """
-    if positions not in get_args(PositionsWord):
+    if not is_one_of(positions, get_args(PositionsWord)):
         raise ValueError(f"positions={positions!r}: choose one of {', '.join(map(repr, get_args(PositionsWord)))}")
     if output.ndim == 2:
         return output
@@ -134,7 +135,7 @@ class Positions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(PositionsWord):
+        if not is_one_of(self.kind, get_args(PositionsWord)):
             words = ", ".join(map(repr, get_args(PositionsWord)))
             raise ValueError(f"positions={self.kind!r}: choose one of {words}")
         _check_int("seed", self.seed, 0)

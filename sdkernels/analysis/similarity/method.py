@@ -10,6 +10,7 @@ from sdkernels.analysis.similarity.canonical import Side, canonical, canonical_w
 from sdkernels.analysis.similarity.kernel_alignment import linear_cka
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.whitening import TOLERANCE, Solver, Whitening, whiten
+from sdkernels.engine.checks import is_one_of
 
 MethodWord = Literal["cca", "svcca", "pwcca", "cka"]
 SideWord = Literal["smaller", "first", "second"]
@@ -83,7 +84,7 @@ class Method:
             ("solver", get_args(Solver)),
         ):
             given = getattr(self, name)
-            if given not in words:
+            if not is_one_of(given, words):
                 raise ValueError(f"{name}={given!r}: choose one of {', '.join(map(repr, words))}")
         if not isinstance(self.debiased, bool):
             raise TypeError(f"debiased is a {type(self.debiased).__name__}; give True or False")

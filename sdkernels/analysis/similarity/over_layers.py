@@ -16,6 +16,7 @@ from sdkernels.analysis.similarity.method import MethodWord, SideWord
 from sdkernels.analysis.similarity.networks import Way, names_in, together
 from sdkernels.analysis.similarity.over_data import Options, check_memory, compare_over, settings_of
 from sdkernels.analysis.similarity.whitening import Solver
+from sdkernels.engine.checks import is_one_of
 from sdkernels.engine.sites import Layers, unwrap
 
 
@@ -113,7 +114,7 @@ def compare_layers(
         (tensor([[0.]], dtype=torch.float64), 100)
     """
     options, way = Options.of(locals(), "compare_layers"), Way.of(locals())
-    if matching not in ("all", "same"):
+    if not is_one_of(matching, ("all", "same")):
         raise ValueError(f"matching={matching!r}: choose 'all' or 'same'")
     fraction = check_fraction(memory_fraction)
     names_a = names_in("model_a", model_a, layers)

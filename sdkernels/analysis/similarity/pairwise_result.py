@@ -16,6 +16,7 @@ from sdkernels.analysis.similarity.compared import ROUNDING, Compared, Label, ch
 from sdkernels.analysis.similarity.distance_map import FIGURE, draw_boundaries, draw_distances
 from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across, name_down, name_runs
 from sdkernels.analysis.similarity.pair_kinds import pair_kinds
+from sdkernels.engine.checks import is_one_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -190,7 +191,7 @@ class PairwiseSimilarity(Compared):
                 asked for in another order; and as :meth:`clusters`.
         """
         at, labels = self._layer(layer), self._groups(groups)
-        if by not in ("clusters", "groups", "names"):
+        if not is_one_of(by, ("clusters", "groups", "names")):
             raise ValueError(f"by={by!r}: choose 'clusters', 'groups' or 'names'")
         if by == "groups" and labels is None:
             raise ValueError("by='groups', and there are none; give groups=, a label for each network")

@@ -10,6 +10,7 @@ from sdkernels.analysis.extras import require
 from sdkernels.analysis.scatter import MARKERS
 from sdkernels.analysis.similarity.compared import Compared, Label, check_labels, check_names
 from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across
+from sdkernels.engine.checks import is_one_of
 
 _AXES = {"training": "checkpoint", "steps": "step"}
 _FEW = 10  # so many lines are told apart by markers too
@@ -48,7 +49,7 @@ class SimilarityCurve(Compared):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.what not in ("training", "steps"):
+        if not is_one_of(self.what, ("training", "steps")):
             raise ValueError(f"what={self.what!r}: choose 'training' or 'steps'")
         self._set("layers", check_names("layers", self.layers))
         shape = len(self.layers), self.distance.shape[-1] if self.distance.ndim else 0

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.similarity.moments import Moments
+from sdkernels.engine.checks import is_one_of
 
 Solver = Literal["auto", "eigh", "cholesky", "svd"]
 
@@ -128,7 +129,7 @@ def whiten(
         >>> bool(torch.allclose(white.basis.t() @ scatter @ white.basis, torch.eye(2).double()))
         True
     """
-    if solver not in get_args(Solver) or solver == "svd":
+    if not is_one_of(solver, get_args(Solver)) or solver == "svd":
         raise ValueError(
             f"solver={solver!r} cannot whiten {name} from a scatter: 'auto', 'cholesky' and 'eigh' can; 'svd' "
             "decomposes activations, which sdkernels.similarity has all at once"
