@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sdkernels as sd
 from sdkernels.engine import memory
+from sdkernels.engine.checks import is_one_of
 from sdkernels.lab.models import mlp
 from tests.engine.networks import Residual
 
@@ -286,3 +287,11 @@ class TestFamily:
     def test_seed(self, model, data):
         with pytest.raises(TypeError, match="seed is a float"):
             sd.cumulative_ablation(model, "relu1", data, seed=0.5)
+
+
+@pytest.mark.parametrize("given", [[], {}, np.zeros(2), np.array(["auto", "x"]), torch.zeros(2), 1, b"auto"], ids=repr)
+def test_what_is_no_word(given):
+    """Also what cannot be hashed, or compares element by element."""
+    assert not is_one_of(given, ("auto", None))
+    assert is_one_of("auto", {"auto": 1})
+    assert is_one_of(None, ("auto", None))

@@ -3,16 +3,16 @@
 import torch
 
 
-def device_of(given: str | torch.device | None) -> torch.device | None:
+def named_device(given: str | torch.device | None) -> torch.device | None:
     """The device that a caller names; None for none.
 
     Raises:
         ValueError, TypeError: there is no such device, or it has no float64, as Apple's GPUs.
 
     Example:
-        >>> device_of("cpu"), device_of(None)
+        >>> named_device("cpu"), named_device(None)
         (device(type='cpu'), None)
-        >>> device_of("meta")
+        >>> named_device("meta")
         Traceback (most recent call last):
         ValueError: device='meta' cannot sum float64 numbers here (Tensor.item() cannot be called on meta tensors). ...
     """

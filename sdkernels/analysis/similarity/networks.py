@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdkernels.analysis.similarity.devices import device_of
+from sdkernels.analysis.similarity.devices import named_device
 from sdkernels.analysis.similarity.inputs import Inputs
 from sdkernels.analysis.subject import Subject, studied
 from sdkernels.engine.sites import Layers, Site, resolve_layers, unwrap, watch
@@ -112,7 +112,7 @@ def together(models: Mapping[str, nn.Module], layers: Sequence[Layers], data: An
         known = {name for own in named for name in own}
         if isinstance(given, Mapping) and (unknown := set(given) - known):
             raise ValueError(f"{argument} names {sorted(unknown)}, which are none of the layers {sorted(known)}")
-    first, given_device = next(iter(models.values())), device_of(way.device)
+    first, given_device = next(iter(models.values())), named_device(way.device)
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
         inputs = Inputs(data, batch_size=way.batch_size, device=_device(first))
         probe = inputs.first()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdkernels.analysis.measure import versions
 from sdkernels.analysis.similarity.activations import Positions, PositionsWord, paired_rows
-from sdkernels.analysis.similarity.devices import device_of
+from sdkernels.analysis.similarity.devices import named_device
 from sdkernels.analysis.similarity.method import Method, MethodWord, SideWord, few_examples
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.result import Similarity
@@ -129,7 +129,7 @@ def similarity(
         solver=solver,
     )
     at = Positions(positions, subsample, seed)
-    both = _Both(_activations("a", a), _activations("b", b), at, unit_dim, device_of(device))
+    both = _Both(_activations("a", a), _activations("b", b), at, unit_dim, named_device(device))
     moments = how.moments(both.widths, [(0, 1)])
     for rows in both:
         moments.add(rows)
