@@ -5,11 +5,7 @@
 
 import inspect
 import os
-import resource
-import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +18,11 @@ from hypothesis import strategies as st
 import sdkernels as sd
 from sdkernels.engine.ledger import LedgerError
 from tests.engine.compare import assert_same_but_for_rounding
+from tests.fuzz.bounds import within_bounds
 from tests.fuzz.calls import CALLS
 from tests.fuzz.hostile import HOSTILE
 
 NUMBER = int(os.environ.get("SDKERNELS_FUZZ", "500"))
-SECONDS = 30
-ROOM = 4 * 2**30  # bytes that a call may take
 WARNINGS = 4
 
 # Which arguments are tried, of all functions that have them.
@@ -48,26 +43,6 @@ def _in_a_folder_of_its_own(tmp_path_factory):
     os.chdir(tmp_path_factory.mktemp("fuzz"))
     yield
     os.chdir(before)
-
-
-@contextmanager
-def within_bounds() -> Iterator[None]:
-    """No hang, and no more memory than there is room."""
-
-    def late(*_arguments: Any) -> None:
-        raise AssertionError(f"it took more than {SECONDS} s")
-
-    with open("/proc/self/statm") as file:
-        taken = int(file.read().split()[0]) * resource.getpagesize()
-    before, limits = signal.signal(signal.SIGALRM, late), resource.getrlimit(resource.RLIMIT_AS)
-    signal.alarm(SECONDS)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, limits[1]))
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-        signal.signal(signal.SIGALRM, before)
 
 
 TRIED = [(name, argument) for name in sorted(CALLS) for argument in CALLS[name].names if argument in ARGUMENTS]
