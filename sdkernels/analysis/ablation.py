@@ -13,7 +13,7 @@ from sdkernels.analysis.sampling import Series, area_under, each_alone
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.sets import AblationScores
 from sdkernels.engine import choices
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 from sdkernels.engine.choices import Points, Units, make_orders, make_points, make_sets
 from sdkernels.engine.families import Cumulative, Sets, Singles
 from sdkernels.engine.keeping import Workers

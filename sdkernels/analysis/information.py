@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 
 Correction = Literal["none", "miller-madow"]
 

@@ -16,8 +16,8 @@ from sdkernels.analysis.extras import require
 from sdkernels.analysis.sampling import Sampling, Series, each_alone, run_sampled
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.subject import studied
+from sdkernels.engine.arguments import is_one_of
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.checks import is_one_of
 from sdkernels.engine.execute import run, warn_of_no_effect
 from sdkernels.engine.families import Family
 from sdkernels.engine.job import Job, Outcome

@@ -12,9 +12,9 @@ from sdkernels.analysis.extras import require
 from sdkernels.analysis.measure import Options, measure
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, draw_band
+from sdkernels.engine.arguments import is_one_of
 from sdkernels.engine.averages import Spread, average
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.checks import is_one_of
 from sdkernels.engine.families import Noise
 from sdkernels.engine.keeping import Workers
 from sdkernels.engine.scores import Metric, Metrics

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 from sdkernels.engine.sites import Layers, resolve_layers, site_of, unwrap
 from sdkernels.ops import class_means
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 
 Kind = Literal["macro", "micro"]
 Negative = Literal["raise", "nan", "shift"]

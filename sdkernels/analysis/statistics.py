@@ -15,7 +15,7 @@ from sdkernels.analysis.saved import by_prefix, read, with_prefix, write
 from sdkernels.analysis.selectivity import Kind, Negative, class_selectivity
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.analysis.units import PooledUnits
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 
 _FORMAT = "sdkernels.UnitStatistics/1"
 _TENSORS = (

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sdkernels.engine.arguments import is_one_of
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.checks import PROBE_EXAMPLES, is_one_of
+from sdkernels.engine.checks import PROBE_EXAMPLES
 from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
 
 PRECISIONS = {

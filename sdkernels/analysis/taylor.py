@@ -14,8 +14,9 @@ from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.states import WithoutRows
 from sdkernels.analysis.subject import studied
 from sdkernels.analysis.unit_score import UnitScore
+from sdkernels.engine.arguments import is_one_of
 from sdkernels.engine.batches import check_labels
-from sdkernels.engine.checks import check_repeatable, is_one_of
+from sdkernels.engine.checks import check_repeatable
 from sdkernels.engine.loop import Hooks
 from sdkernels.engine.sites import Layers, Site
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sdkernels.analysis.subject import studied
 from sdkernels.analysis.unit_score import UnitScore
-from sdkernels.engine.checks import PROBE_EXAMPLES, is_one_of
+from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.checks import PROBE_EXAMPLES
 from sdkernels.engine.exported import find_graph
 from sdkernels.engine.graph import UntraceableError
 from sdkernels.engine.products import Product

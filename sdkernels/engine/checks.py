@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -23,11 +23,6 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sdkernels":
         frame, level = frame.f_back, level + 1
     warnings.warn(message, SdkernelsWarning, stacklevel=level)
-
-
-def is_one_of(given: object, words: Iterable[str | None]) -> bool:
-    """Whether something is one of these words; also of what cannot be hashed, or compares element by element."""
-    return any(given is word or (isinstance(given, str) and given == word) for word in words)
 
 
 def check_class_means(clamps: Sequence[Clamp], labels: Tensor) -> None:

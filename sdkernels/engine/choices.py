@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 
 Direction = Literal["ascending", "descending"]
 Spread = Literal["across", "within"]  # how the units of several layers stand in an order by a score

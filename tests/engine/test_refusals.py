@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sdkernels as sd
 from sdkernels.engine import memory
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 from sdkernels.lab.models import mlp
 from tests.engine.networks import Residual
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 from sdkernels.ops import random_stream
 
 PositionsWord = Literal["mean", "each", "resample"]

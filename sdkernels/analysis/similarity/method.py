@@ -10,7 +10,7 @@ from sdkernels.analysis.similarity.canonical import Side, canonical, canonical_w
 from sdkernels.analysis.similarity.kernel_alignment import linear_cka
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.whitening import TOLERANCE, Solver, Whitening, whiten
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 
 MethodWord = Literal["cca", "svcca", "pwcca", "cka"]
 SideWord = Literal["smaller", "first", "second"]

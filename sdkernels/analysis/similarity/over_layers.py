@@ -16,7 +16,7 @@ from sdkernels.analysis.similarity.method import MethodWord, SideWord
 from sdkernels.analysis.similarity.networks import Way, names_in, together
 from sdkernels.analysis.similarity.over_data import Options, check_memory, compare_over, settings_of
 from sdkernels.analysis.similarity.whitening import Solver
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 from sdkernels.engine.sites import Layers, unwrap
 
 

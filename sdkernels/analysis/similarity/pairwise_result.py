@@ -16,7 +16,7 @@ from sdkernels.analysis.similarity.compared import ROUNDING, Compared, Label, ch
 from sdkernels.analysis.similarity.distance_map import FIGURE, draw_boundaries, draw_distances
 from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across, name_down, name_runs
 from sdkernels.analysis.similarity.pair_kinds import pair_kinds
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

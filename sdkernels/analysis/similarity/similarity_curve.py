@@ -10,7 +10,7 @@ from sdkernels.analysis.extras import require
 from sdkernels.analysis.scatter import MARKERS
 from sdkernels.analysis.similarity.compared import Compared, Label, check_labels, check_names
 from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 
 _AXES = {"training": "checkpoint", "steps": "step"}
 _FEW = 10  # so many lines are told apart by markers too

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.similarity.moments import Moments
-from sdkernels.engine.checks import is_one_of
+from sdkernels.engine.arguments import is_one_of
 
 Solver = Literal["auto", "eigh", "cholesky", "svd"]
 
