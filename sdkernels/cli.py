@@ -8,11 +8,15 @@ except ImportError:
     sys.exit('the command line needs typer: `python -m pip install "sdkernels[paper]"`')
 
 from sdkernels.commands import data, runs
+from sdkernels.commands.failures import ClearGroup
 from sdkernels.commands.reproduce import reproduce
 from sdkernels.commands.sweep import sweep
 
 app = typer.Typer(
-    help="What does a trained network lose when units are removed?", no_args_is_help=True, add_completion=False
+    cls=ClearGroup,
+    help="What does a trained network lose when units are removed?",
+    no_args_is_help=True,
+    add_completion=False,
 )
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")

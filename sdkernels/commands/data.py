@@ -2,9 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
+
+from sdkernels.commands.failures import refuse, shortened
 
 app = typer.Typer(help="List and fetch data sets.", no_args_is_help=True)
 
@@ -49,13 +51,13 @@ def fetch(
     from sdkernels.lab.fetching.publishers import DATA_SETS
 
     def say(text: str) -> None:
-        tqdm.write(text, file=sys.stderr)  # clears the bar for the line
+        tqdm.write(shortened(text), file=sys.stderr)  # clears the bar for the line
 
     command = f"sdkernels data fetch {' '.join(names)}"
     if data_dir is None:
-        _fail(f"{command}: say by --data-dir DIR (or SDKERNELS_DATA) where the files are to go")
+        refuse(command, "say by --data-dir DIR (or SDKERNELS_DATA) where the files are to go")
     if unknown := [name for name in names if name not in DATA_SETS]:
-        _fail(f"{command}: there is no data set {unknown[0]!r} to fetch; there are {', '.join(DATA_SETS)}")
+        refuse(command, f"there is no data set {unknown[0]!r} to fetch; there are {', '.join(DATA_SETS)}")
     patience = Patience(timeout=timeout, tries=tries)
     for name in names:
         try:
@@ -64,14 +66,9 @@ def fetch(
             typer.echo(f"\nstopped; what has arrived is kept: run `{command}` again to continue", err=True)
             raise typer.Exit(130) from None
         except (ValueError, OSError) as error:
-            _fail(f"{command}: {error}")
+            refuse(command, error)
         how = f"downloaded {', '.join(fetched.downloaded)}" if fetched.downloaded else "nothing to download"
         verified = (
             f"; no published checksum for {', '.join(fetched.unverified)}" if fetched.unverified else "; verified"
         )
         typer.echo(f"{name}: {len(fetched.files)} files in {fetched.files[0].parent}, {how}{verified}")
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(2)

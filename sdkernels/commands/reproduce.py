@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sdkernels.commands.failures import clear, say
 from sdkernels.commands.workers import Count, Cpus, Gpus, Ray, opened_workers
 
 
@@ -58,7 +59,7 @@ def reproduce(
         typer.echo("\n".join(f"{name:{width}}  {recipe.title}" for name, recipe in recipes.items()))
         return
     failed = []
-    try:
+    with clear(f"sdkernels reproduce {figure}"):
         wanted = parse_changes(changes or [])
         names = list(recipes) if figure == "all" else [figure]
         known = {name: _known(wanted, recipes[name].presets[preset.value]) for name in names if name in recipes}
@@ -77,15 +78,11 @@ def reproduce(
                 own = known[name] if figure == "all" else wanted
                 try:
                     _show(run(name, preset.value, **where, device=device, fresh=fresh, **own))
+                except BrokenPipeError:
+                    raise
                 except (ValueError, OSError, ImportError, NetworksFailedError) as error:
-                    typer.echo(f"sdkernels reproduce {name}: {error}", err=True)
+                    say(f"sdkernels reproduce {name}: {error}")
                     failed.append(name)
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; what is finished is kept: run the same command again to go on", err=True)
-        raise typer.Exit(130) from None
-    except (ValueError, OSError, ImportError) as error:
-        typer.echo(f"sdkernels reproduce {figure}: {error}", err=True)
-        raise typer.Exit(2) from error
     if failed:
         if figure == "all":
             typer.echo(f"{len(failed)} of {len(names)} could not be reproduced: {', '.join(failed)}", err=True)
@@ -111,7 +108,7 @@ def parse_changes(given: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set {name}=...: it is given twice")
         try:
             found[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             found[name] = value
     return found
 

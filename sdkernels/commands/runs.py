@@ -1,11 +1,12 @@
 """``sdkernels runs``: what a ledger holds."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sdkernels.commands.failures import clear
 
 app = typer.Typer(
     help="List, show, export, check and drop what a ledger (store=, --store) holds.", no_args_is_help=True
@@ -73,11 +74,5 @@ def drop(store: _Store, wanted: _Id) -> None:
         typer.echo(f"dropped {wanted} from {store}")
 
 
-@contextmanager
-def _clear(command: str, store: Path) -> Iterator[None]:
-    """What went wrong in one line, and exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"sdkernels runs {command} {store}: {error}", err=True)
-        raise typer.Exit(2) from error
+def _clear(command: str, store: Path) -> AbstractContextManager[None]:
+    return clear(f"sdkernels runs {command} {store}")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sdkernels.commands.failures import clear, say
 from sdkernels.commands.workers import Count, Cpus, Gpus, Ray, opened_workers
 
 
@@ -28,7 +29,7 @@ def sweep(
     from sdkernels.lab.sweep.table import networks_table, write_tables
 
     failure = None
-    try:
+    with clear(f"sdkernels sweep {spec}"):
         chosen = read_sweep(spec)
         ledger = store if store is not None else spec.with_suffix(".sdk")
         folder = out if out is not None else Path("runs") / chosen.name
@@ -40,14 +41,8 @@ def sweep(
                 failure, done = error, error.networks
         written = write_tables(done, folder)
         table = networks_table(done).to_string()
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; what is finished is kept: run the same command again to go on", err=True)
-        raise typer.Exit(130) from None
-    except (ValueError, OSError, ImportError) as error:
-        typer.echo(f"sdkernels sweep {spec}: {error}", err=True)
-        raise typer.Exit(2) from error
-    typer.echo(f"\n{table}\n")
-    typer.echo("\n".join(f"wrote {path}" for path in written))
+        typer.echo(f"\n{table}\n")
+        typer.echo("\n".join(f"wrote {path}" for path in written))
     if failure is not None:
-        typer.echo(f"sdkernels sweep {spec}: {failure}", err=True)
+        say(f"sdkernels sweep {spec}: {failure}")
         raise typer.Exit(1)
