@@ -28,6 +28,7 @@ from sdkernels.engine.examples import ExamplesDigest
 from sdkernels.engine.graph import is_close
 from sdkernels.engine.ledger import Ledger
 from sdkernels.engine.sites import watch
+from sdkernels.engine.stopping import heed, is_asked
 
 # Of the keys and of what is kept; goes up when either would mean something else.
 PASS_FORMAT = 1
@@ -88,8 +89,9 @@ class Pass:
             self.examples += len(labels)
             self._advance(len(labels))
             is_due = time.perf_counter() - self._kept_at >= max(LEAST_SECONDS, self._cost / SHARE)
-            if is_due and not self._is_too_large:
+            if (is_due or is_asked()) and not self._is_too_large:
                 self.keep()
+            heed(self._kept())
 
     def keep(self) -> None:
         """Keep the state as it is."""
@@ -105,6 +107,13 @@ class Pass:
         if self._ledger is not None:
             self._ledger.drop_item(KIND, self.key)
             self._drop_rows()
+
+    def _kept(self) -> str:
+        if self._ledger is None:
+            return "nothing of this call is kept: store= was not given"
+        if self._is_too_large:
+            return f"its state was too large to be kept in {self._ledger.path}, but for an earlier one"
+        return f"its state after {self.examples} examples is kept in {self._ledger.path}"
 
     def _see(self, inputs: Tensor, labels: Tensor) -> None:
         self.labels.append(labels)

@@ -48,6 +48,7 @@ def reproduce(
     ] = False,
 ) -> None:
     """Reproduce a figure of a paper into a run folder; run again after a stop, it continues."""
+    from sdkernels.engine.stopping import heed
     from sdkernels.lab.sweep import NetworksFailedError
     from sdkernels.paper import catalogue
     from sdkernels.paper.options import change_options, option_values
@@ -75,6 +76,7 @@ def reproduce(
         with opened_workers(ray, workers, cpus, gpus) as shared:
             where: dict[str, Any] = {"data_dir": data_dir, "out": out, "store": store, "workers": shared}
             for name in names:
+                heed(f"figures before {name} are finished")
                 own = known[name] if figure == "all" else wanted
                 try:
                     _show(run(name, preset.value, **where, device=device, fresh=fresh, **own))

@@ -17,7 +17,15 @@ Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each; 0.5: two workers
 
 @contextmanager
 def opened_workers(ray: str | None, count: int | None, cpus: int | None, gpus: float) -> Iterator[Any]:
-    """Ray's workers, if it is asked for; else this process has so many threads."""
+    """Ray's workers, if it is asked for; else this process has so many threads. The first SIGTERM ends it cleanly."""
+    from sdkernels.engine.stopping import stopping_cleanly
+
+    with _opened(ray, count, cpus, gpus) as workers, stopping_cleanly("run the same command again to go on"):
+        yield workers  # in this order, as Ray has a handler of its own
+
+
+@contextmanager
+def _opened(ray: str | None, count: int | None, cpus: int | None, gpus: float) -> Iterator[Any]:
     if ray is None:
         if cpus is not None:
             import torch

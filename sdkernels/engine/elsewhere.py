@@ -14,6 +14,7 @@ from sdkernels.engine.keeping import FIRST_EXAMPLES, Keeping, Layout, cut, diges
 from sdkernels.engine.ledger import Run
 from sdkernels.engine.plan import Plan
 from sdkernels.engine.runner import LoopRunner, Runner
+from sdkernels.engine.stopping import heed
 
 PARTS_A_WORKER = 4  # about, so that all of them are busy to the end
 
@@ -116,6 +117,7 @@ def run_elsewhere(
                 part = parts[place]
                 ledger.keep_tile(run, part.number, part.start, part.data, len(part.batch.labels), content)
             take(place, content)
+            heed("nothing of this call is kept" if ledger is None else f"what is finished is kept in {ledger.path}")
     finally:
         if isinstance(messages, Generator):
             messages.close()  # now, not when the error that ends this is forgotten

@@ -12,6 +12,7 @@ from sdkernels.engine.keeping import Keeping
 from sdkernels.engine.parts import run_in_parts
 from sdkernels.engine.plan import Plan
 from sdkernels.engine.runner import GraphRunner, LoopRunner, Runner, loop_instead
+from sdkernels.engine.stopping import heed
 
 
 def run(
@@ -60,6 +61,7 @@ def _run_here(job: Job, runner: Runner) -> tuple[Tally, Plan]:
         except UntraceableError as error:  # inputs of another shape
             runner = loop_instead(job, error)
             total.add(runner.score(batch))
+        heed("nothing of this call is kept: store= was not given")
         del batch  # or it would still be there while the next one is put together
     return total, runner.plan()
 

@@ -15,6 +15,7 @@ from sdkernels.engine.keeping import FIRST_EXAMPLES, Keeping, Layout, cut, diges
 from sdkernels.engine.ledger import Run
 from sdkernels.engine.plan import Plan
 from sdkernels.engine.runner import Runner, loop_instead
+from sdkernels.engine.stopping import heed
 
 LEAST_EXAMPLES = 32  # of a tile
 TILE_SECONDS = 10.0  # as much work may be lost when a process is killed
@@ -80,6 +81,7 @@ class _Here:
             else:
                 tally = self._score_anew(job, index, batch, data)
             self.total.add(tally, configurations)
+            heed(f"what is finished, up to example {start + len(batch.labels)}, is kept in {ledger.path}")
 
     def plan(self) -> Plan:
         """What was done in this call."""

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sdkernels.engine.checks import warn
+from sdkernels.engine.stopping import heed
 from sdkernels.lab.cluster.worker import Failure, Message, Warned, dumps
 
 IN_FLIGHT = 2  # tasks a worker: one that it does, and one that it need not wait for
 PATIENCE = 60.0  # seconds without any worker, after which the user hears of it
+LISTENING = 10.0  # seconds without a message, after which a signal that asks for the end is heeded all the same
 
 
 class WorkerLostError(RuntimeError):
@@ -149,7 +151,8 @@ class _Call:
                     f"no worker has started within {PATIENCE:.0f} seconds; of what the cluster has, there is free: "
                     f"{self._ray.available_resources()}"
                 )
-        self._ray.wait(watched, num_returns=1)
+        while not self._ray.wait(watched, num_returns=1, timeout=LISTENING)[0]:
+            heed("what workers had not sent is not kept, and all else that was to be is")
         ready, _ = self._ray.wait(watched, num_returns=len(watched), timeout=0)
         return [by_watched[one] for one in ready]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import sdkernels as sd
 from sdkernels.engine.digest import Digest
 from sdkernels.engine.ledger import Ledger
+from sdkernels.engine.stopping import heed
 from sdkernels.lab.models import layer_names
 from sdkernels.lab.sweep.data import for_analysis, measured_data
 from sdkernels.lab.sweep.results import Compared, from_bytes, to_bytes
@@ -120,6 +121,7 @@ def compare_networks(
         item = ledger.item(COMPARISON, key)
     if item is not None:
         return Comparing(from_bytes(comparison.function, item.content), item.description["seconds"])
+    heed(f"networks and comparisons that are finished are in {networks.store}")
     begin = time.perf_counter()
     try:
         result = _compare(networks, comparison, places, device_called(device), show_progress)

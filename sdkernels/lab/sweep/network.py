@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import sdkernels as sd
 from sdkernels.engine.checks import warn
 from sdkernels.engine.keeping import Workers
+from sdkernels.engine.stopping import is_asked
 from sdkernels.lab.ensemble import EnsembleTrainer
 from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.models import layer_names
@@ -134,7 +135,7 @@ def _train_alone(work: Work, models: list[nn.Module], data: list[SweepData]) -> 
     last = time.monotonic()
 
     def pause() -> None:
-        if time.monotonic() - last >= work.checkpoint_seconds and not trainer.finished:
+        if (time.monotonic() - last >= work.checkpoint_seconds or is_asked()) and not trainer.finished:
             raise _Pause
 
     try:
@@ -170,7 +171,7 @@ def _train_together(work: Work, models: list[nn.Module], data: list[SweepData]) 
     last = time.monotonic()
     while not trainer.finished:
         trainer.run_epoch()
-        if time.monotonic() - last >= work.checkpoint_seconds and not trainer.finished:
+        if (time.monotonic() - last >= work.checkpoint_seconds or is_asked()) and not trainer.finished:
             yield _state(work, trainer, len(models))
             last = time.monotonic()
     begin = time.perf_counter()

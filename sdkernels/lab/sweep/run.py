@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sdkernels.engine.keeping import Workers
 from sdkernels.engine.ledger import Item, Ledger
+from sdkernels.engine.stopping import heed, is_asked
 from sdkernels.lab.sweep.condition import Condition
 from sdkernels.lab.sweep.data import held_out_data, read_data, true_data
 from sdkernels.lab.sweep.driver import CONDITION, NETWORK, Driver, Way
@@ -211,6 +212,9 @@ def run_sweep(
                     for name, message in everyone.run(_Start(), driver.missing(way)):
                         driver.keep(int(str(name)), message)
                         progress.see(int(str(name)), message)
+                        if is_asked():
+                            done = f"{driver.finished()} of {driver.pieces} networks and results"
+                            heed(f"{done}, and the state of what was being trained, are kept in {path}")
 
             if workers is None:
                 finish(Here(), Way(store=path.resolve()))
