@@ -11,8 +11,10 @@ from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.states import WithoutRows
 from sdkernels.analysis.subject import studied
+from sdkernels.engine.arguments import whole_number
 from sdkernels.engine.averages import average
 from sdkernels.engine.batches import Batches
+from sdkernels.engine.memory import check_room
 from sdkernels.engine.sites import Site
 
 Basis = Tensor | Literal["random", "principal"]
@@ -113,10 +115,11 @@ def random_directions(channels: int, count: int | None = None, seed: int = 0) ->
         >>> rotation.shape, bool(torch.allclose(rotation @ rotation.t(), torch.eye(6).double()))
         (torch.Size([6, 6]), True)
     """
-    _check_number("channels", channels, 1, None)
+    channels = whole_number("channels", channels, 1)
+    check_room("channels", channels, channels * channels * 8)
     count = channels if count is None else count
-    _check_number("count", count, 1, channels)
-    _check_number("seed", seed, 0, 2**63 - 1)
+    count = whole_number("count", count, 1, channels)
+    seed = whole_number("seed", seed, 0)
     return _rotation(channels, torch.Generator().manual_seed(seed), count)
 
 
@@ -172,7 +175,7 @@ def principal_directions(
     with studied(model, layer, data, unit_dim=unit_dim, select=select, batch_size=batch_size) as subject:
         (site,) = subject.sites
         count = site.units if count is None else count
-        _check_number("count", count, 1, site.units)
+        count = whole_number("count", count, 1, site.units)
         state = Covariance(site, subject.batches.device)
         with pass_over(subject, state, store, called="principal_directions", reads_labels=False) as passing:
             average(subject.model, subject.sites, passing, [[state]])
@@ -329,11 +332,3 @@ def _with_signs(q: Tensor, r: Tensor) -> Tensor:
     """The rows of q transposed, [K, C], each on the side of the row that it was made from."""
     rows: Tensor = q * r.diagonal().sign()
     return rows.t().contiguous()
-
-
-def _check_number(name: str, number: Any, least: int, most: int | None) -> None:
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"{name} is a {type(number).__name__}; give an int")
-    if number < least or (most is not None and number > most):
-        bounds = f"at least {least}" if most is None else f"within {least}..{most}"
-        raise ValueError(f"{name}={number} must be {bounds}")

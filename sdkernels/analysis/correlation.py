@@ -15,6 +15,8 @@ from sdkernels.analysis.scatter import draw_scatter
 from sdkernels.analysis.scored import Scored
 from sdkernels.analysis.spearman import Spearman, spearman
 from sdkernels.analysis.unit_score import UnitScore
+from sdkernels.engine.arguments import dense, is_number, number, whole_number
+from sdkernels.engine.memory import check_room
 
 
 class Scopes(NamedTuple):
@@ -172,15 +174,11 @@ def rank_correlation(
         fc2     -1.000                        3    -1.000                        3
         where a dead unit has no score, it is counted as 0
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} must be above 0 and below 1, 0.95 for instance")
-    for name, number in (("resamples", resamples), ("seed", seed)):
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{name} is a {type(number).__name__}; give an int")
-        if number < 0:
-            raise ValueError(f"{name}={number} must not be negative")
-    if isnan(dead_value):
-        raise ValueError("dead_value=nan has no rank; dead units are left out of the main numbers already")
+    if not 0 < (confidence := number("confidence", confidence)) < 1:
+        raise ValueError(f"confidence={confidence:g} must be above 0 and below 1, 0.95 for instance")
+    resamples, seed = whole_number("resamples", resamples, 0), whole_number("seed", seed, 0)
+    check_room("resamples", resamples, resamples * 8 * 2)
+    dead_value = _rankable("dead_value", dead_value)
     has_layers = isinstance(x, UnitScore) or isinstance(y, UnitScore)
     x, y = _of_same_units(x, y)
     is_dead = _dead_units(dead, x, y)
@@ -206,7 +204,7 @@ def rank_correlation(
         by_layer=without.by_layer,
         with_dead=with_dead,
         dead=is_dead,
-        dead_value=float(dead_value),
+        dead_value=dead_value,
         undefined=int((alive & ~is_defined).sum()),
         x=x,
         y=y,
@@ -254,7 +252,7 @@ def _numbers(name: str, given: Any) -> Tensor:
         kind = type(given).__name__
         fix = 'give .score("loss") of it' if isinstance(given, UnitImportance) else "it has no number a unit"
         raise TypeError(f"{name} is a {kind}; {fix}")
-    numbers = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+    numbers = dense(name, _tensor(name, given), real=False)
     if numbers.is_complex():
         raise TypeError(f"{name} is complex, which has no order; give its .abs(), for instance")
     if numbers.ndim != 1:
@@ -262,10 +260,26 @@ def _numbers(name: str, given: Any) -> Tensor:
     return numbers
 
 
+def _tensor(name: str, given: Any) -> Tensor:
+    try:
+        return given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} is a {type(given).__name__}; give a tensor [U], or an array of numbers") from error
+
+
+def _rankable(name: str, given: Any) -> float:
+    """A number, or an infinite one: ranks need an order alone."""
+    if not is_number(given):
+        raise TypeError(f"{name} is a {type(given).__name__}; give a number")
+    if given != given:
+        raise ValueError(f"{name}=nan has no rank; dead units are left out of the main numbers already")
+    return float(given)
+
+
 def _dead_units(given: Any, x: UnitScore, y: UnitScore) -> Tensor | None:
     """bool [U]: as given, or else what either score marks; None where neither says."""
     if given is not None:
-        mask = given.cpu() if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+        mask = dense("dead", _tensor("dead", given)).cpu()
         if mask.dtype != torch.bool:
             raise TypeError(f"dead is {mask.dtype}; give a bool [{len(x)}], True for each dead unit")
         if mask.shape != (len(x),):

@@ -16,7 +16,7 @@ from sdkernels.analysis.extras import require
 from sdkernels.analysis.sampling import Sampling, Series, each_alone, run_sampled
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.subject import studied
-from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.arguments import flag, is_one_of, number, whole_number
 from sdkernels.engine.batches import Batches
 from sdkernels.engine.execute import run, warn_of_no_effect
 from sdkernels.engine.families import Family
@@ -51,13 +51,30 @@ class Options:
     value: Value = 0.0
     baselines: Value | None = None
     value_data: Any = None
+    value_data_called: str = "value_data"
     within: Within | None = None
     configs_per_batch: int | str = "auto"
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> "Options":
-        """Those among a function's ``locals()``."""
-        return cls(**{field.name: arguments[field.name] for field in fields(cls) if field.name in arguments})
+        """Those among a function's ``locals()``.
+
+        Raises:
+            ValueError, TypeError: one that is wrong whatever the model and the data; names it.
+        """
+        given = {field.name: arguments[field.name] for field in fields(cls) if field.name in arguments}
+        if not is_one_of(given["method"], ("auto", "loop")):
+            raise ValueError(f"method={given['method']!r}: choose 'auto' or 'loop'")
+        given["outcomes"] = flag("outcomes", given["outcomes"])
+        given["seed"] = whole_number("seed", given["seed"], 0)
+        given["memory_fraction"] = check_fraction(given["memory_fraction"])
+        if not is_one_of(configs := given.get("configs_per_batch", "auto"), ("auto",)):
+            given["configs_per_batch"] = whole_number("configs_per_batch", configs, 1, what="a positive int, or 'auto'")
+        if given["tolerance"] is not None:
+            Sampling(given["tolerance"], given["confidence"], given["seed"])
+            if given["outcomes"]:
+                raise ValueError("outcomes=True asks for every example, tolerance= for as few as it takes; give one")
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -117,36 +134,25 @@ def measure(
     Raises:
         ValueError, TypeError: as :func:`sdkernels.cumulative_ablation` says.
     """
-    if not is_one_of(options.method, ("auto", "loop")):
-        raise ValueError(f"method={options.method!r}: choose 'auto' or 'loop'")
-    if isinstance(options.seed, bool) or not isinstance(options.seed, int):
-        raise TypeError(f"seed is a {type(options.seed).__name__}; give an int")
-    if not 0 <= options.seed < 2**63:
-        raise ValueError(f"seed={options.seed} must be within 0..2**63 - 1")
-    if options.tolerance is not None:
-        Sampling(options.tolerance, options.confidence, options.seed)
-        if options.outcomes:
-            raise ValueError("outcomes=True asks for every example, and tolerance= for as few as it takes; give one")
-    value = options.value
+    value, value_name = options.value, "value"
     if options.baselines is not None:
         if not (isinstance(value, float) and value == 0.0):
             raise ValueError("value and baselines are two words for one thing; give one")
-        value = options.baselines
+        value, value_name = options.baselines, "baselines"
     way = {name: getattr(options, name) for name in ("precision", "unit_dim", "select", "batch_size")}
     with studied(model, layers, data, **way) as (model, sites, batches, inputs, logits, precision):
         metrics = check_metrics(options.metrics, logits.shape[1])
         if options.tolerance is not None and "class_accuracy" in metrics:
             raise ValueError("'class_accuracy' needs every example; leave out tolerance=")
-        averaged = batches if options.value_data is None else batches.of(options.value_data)
+        averaged = batches if options.value_data is None else batches.of(options.value_data, options.value_data_called)
         sites = change_sites(sites, model, averaged)
         family = make_family(tuple(site.units for site in sites))
-        clamps = resolve_clamps(value, options.within, sites, model, averaged, logits.shape[1])
+        clamps = resolve_clamps(value, options.within, sites, model, averaged, logits.shape[1], called=value_name)
         is_resampled = any(clamp.by == "donor" for clamp in clamps)
         if is_resampled:
-            batches = batches.with_donors(options.value_data, options.seed)
+            batches = batches.with_donors(None if options.value_data is None else averaged, options.seed)
         probe = next(batches.numbered()).part(slice(len(inputs)))
         probe = probe._replace(inputs=inputs, labels=probe.labels.clamp(0, logits.shape[1] - 1))  # checked when run
-        configs_per_batch = _check_configs_per_batch(options.configs_per_batch)
         about: dict[str, Any] = {
             "layers": [site.name for site in sites],
             "unit_counts": list(family.unit_counts),
@@ -168,8 +174,8 @@ def measure(
             run_job = partial(
                 run,
                 method=options.method,
-                configs_per_batch=configs_per_batch,
-                memory_fraction=check_fraction(options.memory_fraction),
+                configs_per_batch=None if isinstance(options.configs_per_batch, str) else options.configs_per_batch,
+                memory_fraction=options.memory_fraction,
                 keeping=kept,
             )
             used = bounds = None
@@ -220,24 +226,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_fraction(memory_fraction: float) -> float:
-    if (
-        isinstance(memory_fraction, bool)
-        or not isinstance(memory_fraction, (int, float))
-        or not 0 < memory_fraction <= 1
-    ):
-        raise ValueError(
-            f"memory_fraction={memory_fraction!r} must be a number in (0, 1]: a part of the device's memory"
-        )
-    return float(memory_fraction)
+def check_fraction(memory_fraction: Any) -> float:
+    """A part of the device's memory.
 
-
-def _check_configs_per_batch(configs_per_batch: int | str) -> int | None:
-    if configs_per_batch == "auto":
-        return None
-    if isinstance(configs_per_batch, bool) or not isinstance(configs_per_batch, int) or configs_per_batch < 1:
-        raise ValueError(f"configs_per_batch={configs_per_batch!r} must be 'auto' or a positive int")
-    return configs_per_batch
+    Raises:
+        ValueError, TypeError: it is no number, or not in (0, 1].
+    """
+    fraction = number("memory_fraction", memory_fraction)
+    if not 0 < fraction <= 1:
+        raise ValueError(f"memory_fraction={memory_fraction!r} must be a number in (0, 1], of the device's memory")
+    return fraction
 
 
 class progress:  # noqa: N801 - reads as a function
@@ -245,7 +243,7 @@ class progress:  # noqa: N801 - reads as a function
 
     def __init__(self, show: bool, examples: int | None, configurations: int, doing: str = "ablating") -> None:
         total = None if examples is None else examples * configurations
-        tqdm = require("tqdm.auto", "show_progress=True").tqdm if show else None
+        tqdm = require("tqdm.auto", "show_progress=True").tqdm if flag("show_progress", show) else None
         self._bar = tqdm(total=total, unit="forward", unit_scale=True, desc=doing) if tqdm else None
 
     def __enter__(self) -> Any:

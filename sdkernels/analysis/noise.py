@@ -12,11 +12,12 @@ from sdkernels.analysis.extras import require
 from sdkernels.analysis.measure import Options, measure
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, draw_band
-from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.arguments import flag, is_one_of, is_whole, whole_number
 from sdkernels.engine.averages import Spread, average
 from sdkernels.engine.batches import Batches
 from sdkernels.engine.families import Noise
 from sdkernels.engine.keeping import Workers
+from sdkernels.engine.memory import check_room
 from sdkernels.engine.scores import Metric, Metrics
 from sdkernels.engine.sites import Layers, Site
 
@@ -152,8 +153,10 @@ def noise_robustness(
         ([50, 50], True)
     """
     factors = _check_scales(scales)
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise ValueError(f"repeats={repeats!r} must be a positive int")
+    repeats = whole_number("repeats", repeats, 1)
+    check_room("repeats", repeats, repeats * len(factors) * 4 * 8)  # what is drawn, at which scale, and two scores
+    per_map = flag("per_map", per_map)
+    common_random_numbers = flag("common_random_numbers", common_random_numbers)
     if not is_one_of(scale_kind, ("std", "var")):
         raise ValueError(f"scale_kind={scale_kind!r}: a scale multiplies the standard deviation, 'std', or the 'var'")
     if sd is not None and sd_data is not None:
@@ -170,7 +173,7 @@ def noise_robustness(
         draws = draws // len(factors) if common_random_numbers else draws
         return Noise(strengths.repeat(repeats), draws, tuple(deviations.values()), per_map, seed)
 
-    options = replace(Options.of(locals()), value_data=sd_data)
+    options = replace(Options.of(locals()), value_data=sd_data, value_data_called="sd_data")
     measured = measure(model, layers, data, make_family, options, find_deviations, called="noise_robustness")
     fields = measured.fields(repeats, len(factors), seed=seed) | {"value": ""}
     if measured.bounds is not None:
@@ -180,10 +183,10 @@ def noise_robustness(
 
 def _check_scales(scales: int | Sequence[float] | Tensor) -> Tensor:
     """float64 [T]."""
-    if isinstance(scales, int) and not isinstance(scales, bool):
-        if scales < 1:
-            raise ValueError(f"scales={scales} must be at least 1")
-        return torch.logspace(*SCALES, scales, dtype=torch.float64)
+    if is_whole(scales):
+        count = whole_number("scales", scales, 1)
+        check_room("scales", count, count * 4 * 8)
+        return torch.logspace(*SCALES, count, dtype=torch.float64)
     try:
         found = torch.as_tensor(scales, dtype=torch.float64).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -195,7 +198,7 @@ def _check_scales(scales: int | Sequence[float] | Tensor) -> Tensor:
 
 def _measured(sites: list[Site], model: nn.Module, batches: Batches) -> dict[str, Tensor]:
     spreads = [Spread(site) for site in sites]
-    average(model, sites, batches, [[spread] for spread in spreads])
+    average(model, sites, batches, [[spread] for spread in spreads], batches.called)
     return {site.name: spread.deviation.cpu() for site, spread in zip(sites, spreads, strict=True)}
 
 

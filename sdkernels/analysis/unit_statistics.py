@@ -13,6 +13,7 @@ from sdkernels.analysis.passes import LARGEST_STATE, Pass, pass_over
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.statistics import UnitStatistics
 from sdkernels.analysis.subject import Subject, studied
+from sdkernels.engine.arguments import flag, whole_number
 from sdkernels.engine.batches import check_labels
 from sdkernels.engine.memory import memory_limit
 from sdkernels.engine.sites import Layers, watch
@@ -93,7 +94,10 @@ def unit_statistics(
         >>> stats.selectivity().values, stats.dead
         (tensor([0.6000, 1.0000,    nan], dtype=torch.float64), tensor([False, False,  True]))
     """
-    _check_counts(num_classes, cells)
+    if num_classes is not None:
+        num_classes = whole_number("num_classes", num_classes, 1)
+    cells = whole_number("cells", cells, 0)
+    mean_maps = flag("mean_maps", mean_maps)
     fraction = check_fraction(memory_fraction)
     with studied(
         model,
@@ -175,16 +179,6 @@ def _blocks(units: int, classes: int, cells: int, limit: float) -> int:
 
 def _histogram_bytes(units: int, classes: int, cells: int) -> int:
     return 8 * classes * units * (cells + 1)
-
-
-def _check_counts(num_classes: int | None, cells: int) -> None:
-    for name, number, least in (("num_classes", num_classes, 1), ("cells", cells, 0)):
-        if number is None:
-            continue
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{name} is a {type(number).__name__}; give an int")
-        if number < least:
-            raise ValueError(f"{name}={number} must be at least {least}")
 
 
 def _result(watched: Sequence[Watched], precision: str) -> UnitStatistics:

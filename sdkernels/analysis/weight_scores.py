@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sdkernels.analysis.subject import studied
 from sdkernels.analysis.unit_score import UnitScore
-from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.arguments import flag, is_number, is_one_of
 from sdkernels.engine.checks import PROBE_EXAMPLES
 from sdkernels.engine.exported import find_graph
 from sdkernels.engine.graph import UntraceableError
@@ -82,7 +82,7 @@ def weight_norm(
     """
     if not is_one_of(side, ("incoming", "outgoing")):
         raise ValueError(f"side={side!r}: choose 'incoming' or 'outgoing'")
-    if isinstance(p, bool) or not isinstance(p, (int, float)):
+    if not is_number(p):
         raise TypeError(f"p is a {type(p).__name__}; give a number")
     if not p >= 1:
         raise ValueError(f"p={p} must be at least 1")
@@ -130,6 +130,7 @@ def batch_norm_scale(
         >>> sd.batch_norm_scale(model, "2", torch.zeros(1, 3)).values.tolist()
         [0.5, 2.0]
     """
+    signed = flag("signed", signed)
     walks, sites = _walks(model, layers, data, unit_dim, select)
     values: list[Tensor] = []
     for index, site in enumerate(sites):

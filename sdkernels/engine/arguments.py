@@ -38,22 +38,19 @@ def flag(name: str, given: Any) -> bool:
     return bool(given)
 
 
-def whole_number(name: str, given: Any, least: int, most: int = MOST, *, of: str = "") -> int:
-    """An int from ``least`` to ``most``; ``of`` says in a message what it is a number of.
+def whole_number(name: str, given: Any, least: int, most: int = MOST, *, what: str = "an int") -> int:
+    """An int from ``least`` to ``most``; ``what`` says in a message what to give.
 
     Raises:
         TypeError: it is something else.
         ValueError: it is out of range.
     """
-    what = f": {of}" if of else ""
     if not is_whole(given):
-        raise TypeError(f"{name} is a {type(given).__name__}; give an int{what}")
+        raise TypeError(f"{name} is a {type(given).__name__}; give {what}")
     number = int(given)
-    if number < least:
-        raise ValueError(f"{name}={number} must be at least {least}{what}")
-    if number > most:
-        within = "2**63 - 1" if most == MOST else str(most)
-        raise ValueError(f"{name}={number} must be within {least}..{within}{what}")
+    if not least <= number <= most:
+        bounds = f"at least {least}" if most == MOST and number < least else f"within {least}..{most}"
+        raise ValueError(f"{name}={number} must be {bounds}: give {what}")
     return number
 
 
@@ -75,8 +72,8 @@ def number(name: str, given: Any) -> float:
     return found
 
 
-def dense(name: str, given: Tensor) -> Tensor:
-    """A tensor whose elements can be read: of real numbers, in memory, and each there.
+def dense(name: str, given: Tensor, *, real: bool = True) -> Tensor:
+    """A tensor whose elements can be read: in memory, each there, and real numbers unless ``real`` is False.
 
     Raises:
         TypeError: it is a meta tensor, a sparse, quantised or complex one.
@@ -85,6 +82,6 @@ def dense(name: str, given: Tensor) -> Tensor:
         raise TypeError(f"{name} is a meta tensor {list(given.shape)}, which holds no numbers; give one that does")
     if given.layout != torch.strided or given.is_quantized:
         raise TypeError(f"{name} is a {given.layout} {given.dtype} tensor {list(given.shape)}; give a dense one")
-    if given.is_complex():
+    if real and given.is_complex():
         raise TypeError(f"{name} is a {given.dtype} tensor {list(given.shape)}; give real numbers")
     return given

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sdkernels.engine.sites import Site, watch
+from sdkernels.engine.sites import Site, running, watch
 from sdkernels.ops import ClassMoments
 
 
@@ -99,8 +99,9 @@ def average(
     sites: Sequence[Site],
     batches: Iterable[tuple[Tensor, Tensor]],
     wanted: Sequence[Sequence[Average]],
+    called: str = "data",
 ) -> None:
-    """Show every output of each site to all that is wanted of it.
+    """Show every output of each site to all that is wanted of it; ``called`` is the argument that gave the data.
 
     Raises:
         ValueError: an output that is not finite; names the layer.
@@ -115,11 +116,12 @@ def average(
             wrong = int((~output.isfinite()).sum())
             raise ValueError(
                 f"layer {site.name!r}: {wrong} of {output.numel()} activations of a batch are not finite, so means are "
-                "not either; look at the data"
+                f"not either; look at {called}"
             )
         for one in wanted[watched[index]]:
             one.add(output, labels)
 
     with torch.no_grad(), watch(model, [sites[i] for i in watched], see):
         for inputs, labels in batches:  # noqa: B007 - see reads the labels
-            model(inputs.clone())  # a model may write into its inputs
+            with running(model, inputs, called):
+                model(inputs.clone())  # a model may write into its inputs

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
+from sdkernels.engine.arguments import dense, whole_number
 from sdkernels.ops import random_stream
 
 # What the random stream is asked for here; a model's sites are numbered from 0.
@@ -45,11 +46,21 @@ class Batches:
         batch_size: examples a batch for a ``Dataset`` or tensors; a ``DataLoader`` has its own.
         device: where batches go.
         dtype: what floating inputs are cast to; None leaves them.
+        called: the argument that gave the data.
     """
 
-    def __init__(self, data: Any, *, batch_size: int, device: torch.device, dtype: torch.dtype | None = None) -> None:
-        self._source = _as_batch_source(data, batch_size)
-        self._batch_size = batch_size
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_size: int,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        called: str = "data",
+    ) -> None:
+        self._batch_size = whole_number("batch_size", batch_size, 1, what="a positive int, examples a batch")
+        self._source = _as_batch_source(data, self._batch_size, called)
+        self.called = called
         self.device = device
         self._dtype = dtype
         self.examples = _count_examples(self._source)  # None if the source does not say
@@ -60,16 +71,16 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         start = 0
         for batch in self._source:
-            inputs, labels = self._move(_check_batch(batch, start))
+            inputs, labels = self._move(_check_batch(batch, start, self.called))
             start += len(labels)
             self.longest = max(self.longest, len(labels))
             yield inputs, labels
         if start == 0:
-            raise ValueError("data is empty: it gave no example")
+            raise ValueError(f"{self.called} is empty: it gave no example")
 
-    def of(self, data: Any) -> "Batches":
-        """Other data, treated alike."""
-        return Batches(data, batch_size=self._batch_size, device=self.device, dtype=self._dtype)
+    def of(self, data: Any, called: str) -> "Batches":
+        """Other data, treated alike; ``called`` is the argument that gave it."""
+        return Batches(data, batch_size=self._batch_size, device=self.device, dtype=self._dtype, called=called)
 
     def numbered(self) -> Iterator[Batch]:
         """The batches with their examples' places in the data, and donors if there are any."""
@@ -86,7 +97,7 @@ class Batches:
                 )
             yield Batch(inputs, labels, places, ids, donors)
 
-    def with_donors(self, data: Any, seed: int) -> "Batches":
+    def with_donors(self, data: "Batches | None", seed: int) -> "Batches":
         """The same batches, every example with another one of ``data`` (by default of these), drawn by ``seed``.
 
         Example i gets example :math:`i + 1 + (r_i \bmod (M - 1)) \bmod M`, never itself, with a word :math:`r_i` of the
@@ -95,7 +106,7 @@ class Batches:
         Raises:
             TypeError: the data cannot be read in any order.
         """
-        pool = (self if data is None else self.of(data)).indexed()
+        pool = (self if data is None else data).indexed()
         own, count = data is None, len(pool)
         if own and count < 2:
             raise ValueError("value='resample' needs another example: the data has one")
@@ -127,7 +138,7 @@ class Batches:
         Raises:
             TypeError: it cannot be read in any order; says what can.
         """
-        return Indexed(self._source, self._batch_size, self._move)
+        return Indexed(self._source, self._batch_size, self._move, self.called)
 
     def _move(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
@@ -148,12 +159,13 @@ class Indexed:
         source: what :class:`Batches` iterates over.
         batch_size: examples that are read at once.
         move: to the model's device and dtype.
+        called: the argument that gave the data.
     """
 
     def __init__(
-        self, source: Any, batch_size: int, move: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]
+        self, source: Any, batch_size: int, move: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]], called: str
     ) -> None:
-        self._batch_size, self._move = batch_size, move
+        self._batch_size, self._move, self._called = batch_size, move, called
         self._read: Callable[[Sequence[int]], Any]
         if isinstance(source, _TensorBatches):
             self._count = len(source.labels)
@@ -163,7 +175,7 @@ class Indexed:
         is_indexed = hasattr(data, "__getitem__") and isinstance(data, Sized) and not isinstance(data, IterableDataset)
         if not isinstance(source, DataLoader) or not is_indexed or not _reads_all(source):
             raise TypeError(
-                "examples must be drawn at random, so the data must be one that can be read in any order: a pair of "
+                f"examples must be drawn at random, so {called} must be one that can be read in any order: a pair of "
                 "tensors, a Dataset with a length, or a DataLoader that reads all of one, each example once; got "
                 f"{_described(source)}"
             )
@@ -175,7 +187,7 @@ class Indexed:
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and labels of some examples."""
-        return self._move(_check_batch(self._read(places.tolist()), 0))
+        return self._move(_check_batch(self._read(places.tolist()), 0, self._called))
 
     def shuffled(self, seed: int) -> Tensor:
         """All places in an order drawn by ``seed``, int64 [M]."""
@@ -211,8 +223,8 @@ def check_labels(labels: Tensor, classes: int, start: int) -> None:
     if len(wrong):
         at = int(wrong[0])
         raise ValueError(
-            f"label {int(labels[at])} of example {start + at} is out of range: the model gives {classes} logits, so "
-            f"labels must be 0..{classes - 1} ({len(wrong)} of {len(labels)} labels of its batch are out of range)"
+            f"data: label {int(labels[at])} of example {start + at} is out of range: the model gives {classes} logits, "
+            f"so labels must be 0..{classes - 1} ({len(wrong)} of {len(labels)} labels of its batch are out of range)"
         )
 
 
@@ -228,15 +240,13 @@ class _TensorBatches:
             yield self.inputs[start:stop], self.labels[start:stop]
 
 
-def _as_batch_source(data: Any, batch_size: int) -> Iterable[Any]:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be a positive int")
+def _as_batch_source(data: Any, batch_size: int, called: str) -> Iterable[Any]:
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         inputs, labels = data
         if inputs.ndim == 0 or labels.ndim != 1 or len(inputs) != len(labels):
             raise ValueError(
-                f"data is a pair of tensors of shapes {list(inputs.shape)} and {list(labels.shape)}: it must be inputs "
-                "[N, ...] and labels [N]"
+                f"{called} is a pair of tensors of shapes {list(inputs.shape)} and {list(labels.shape)}: it must be "
+                "inputs [N, ...] and labels [N]"
             )
         return _TensorBatches(inputs, labels, batch_size)
     if isinstance(data, DataLoader):
@@ -244,11 +254,13 @@ def _as_batch_source(data: Any, batch_size: int) -> Iterable[Any]:
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size=batch_size)
     if isinstance(data, Iterator):
-        raise TypeError("data is an iterator, which can be read only once; give a DataLoader, a Dataset or two tensors")
-    if isinstance(data, Iterable):
+        raise TypeError(
+            f"{called} is an iterator, which can be read only once; give a DataLoader, a Dataset or two tensors"
+        )
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Tensor)):
         return data
     raise TypeError(
-        f"data is a {type(data).__name__}; give a DataLoader, a Dataset or a pair of tensors (inputs, labels)"
+        f"{called} is a {type(data).__name__}; give a DataLoader, a Dataset or a pair of tensors (inputs, labels)"
     )
 
 
@@ -260,21 +272,24 @@ def _count_examples(source: Iterable[Any]) -> int | None:
     return None
 
 
-def _check_batch(batch: Any, start: int) -> tuple[Tensor, Tensor]:
+def _check_batch(batch: Any, start: int, called: str) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         raise TypeError(
-            f"data gave a batch of type {type(batch).__name__}; every batch must be a pair of tensors (inputs, "
+            f"{called} gave a batch of type {type(batch).__name__}; every batch must be a pair of tensors (inputs, "
             "labels); torch.as_tensor makes one of an array"
         )
-    inputs, labels = batch
+    inputs, labels = (
+        dense(f"{called}, {part} of a batch", given, real=False)
+        for part, given in zip(("inputs", "labels"), batch, strict=True)
+    )
     if labels.dtype not in INTEGER_DTYPES or labels.ndim != 1:
         raise ValueError(
-            f"labels must be class indices, integers of shape [N]; got {labels.dtype} {list(labels.shape)} at example "
-            f"{start}"
+            f"{called}: labels must be class indices, integers [N]; got {labels.dtype} {list(labels.shape)} at "
+            f"example {start}"
         )
     if inputs.ndim == 0 or len(inputs) != len(labels):
         raise ValueError(
-            f"a batch has inputs {list(inputs.shape)} but labels {list(labels.shape)} (at example {start})"
+            f"{called}: a batch has inputs {list(inputs.shape)} but labels {list(labels.shape)} (at example {start})"
         )
     return inputs, labels
 

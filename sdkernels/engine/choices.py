@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.arguments import is_one_of, is_whole, whole_number
+from sdkernels.engine.memory import check_room
 
 Direction = Literal["ascending", "descending"]
 Spread = Literal["across", "within"]  # how the units of several layers stand in an order by a score
@@ -35,15 +36,11 @@ def make_orders(orders: Orders, unit_counts: tuple[int, ...], seed: int) -> Tens
         return torch.stack([_order_by_score(one, unit_counts) for one in orders])
     if isinstance(orders, Tensor):
         return _check_orders(orders, units)
-    if isinstance(orders, bool) or not isinstance(orders, (int, np.integer)):
-        raise TypeError(
-            f"orders is a {type(orders).__name__}; give a number of random orders, a LongTensor [R, U], or "
-            f"{_BY_SCORE}, or a list of such tuples"
-        )
-    if orders < 1:
-        raise ValueError(f"orders={orders} must be at least 1")
+    what = f"a number of random orders, a LongTensor [R, U], or {_BY_SCORE}, or a list of such tuples"
+    count = whole_number("orders", orders, 1, what=what)
+    check_room("orders", count, count * units * 8)
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randperm(units, generator=generator) for _ in range(int(orders))])
+    return torch.stack([torch.randperm(units, generator=generator) for _ in range(count)])
 
 
 def make_points(points: Points, units: int) -> Tensor:
@@ -58,16 +55,15 @@ def make_points(points: Points, units: int) -> Tensor:
         if points != "all":
             raise ValueError(f"points={points!r}: the only word is 'all'; else give a number or a sequence of counts")
         return torch.arange(units + 1)
-    if isinstance(points, (int, np.integer)) and not isinstance(points, bool):
-        if points < 2:
-            raise ValueError(f"points={points} must be at least 2: none ablated, and all of them")
-        evenly: Tensor = torch.linspace(0, units, int(points), dtype=torch.float64).round().long().unique()
+    if is_whole(points):
+        count = min(whole_number("points", points, 2, what="two or more: none ablated, and all of them"), units + 1)
+        evenly: Tensor = torch.linspace(0, units, count, dtype=torch.float64).round().long().unique()
         return evenly
-    if isinstance(points, bool) or not isinstance(points, (Tensor, np.ndarray, Sequence)):
+    if not isinstance(points, (Tensor, np.ndarray, Sequence)):
         raise TypeError(f"points is a {type(points).__name__}; give a number, a sequence of counts, or 'all'")
     try:
         counts = torch.as_tensor(points)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"points must be a sequence of counts, integers 0..{units}: {error}") from error
     if counts.ndim != 1 or len(counts) == 0 or counts.is_floating_point() or counts.dtype == torch.bool:
         raise ValueError(

@@ -80,6 +80,20 @@ def memory_limit(device: torch.device, fraction: float) -> float:
     return fraction * total
 
 
+def check_room(name: str, number: int, nbytes: int) -> None:
+    """Refuse a number that asks for more than the machine's memory, before any of it is taken.
+
+    Raises:
+        ValueError: names the argument, and says how much.
+    """
+    room = memory_limit(torch.device("cpu"), 1.0)
+    if nbytes > room:
+        raise ValueError(
+            f"{name}={number} takes {nbytes / 2**30:.3g} GiB at least, and this machine has {room / 2**30:.3g}; give "
+            "a smaller one"
+        )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

@@ -144,11 +144,17 @@ def _correct(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
 
 
 def _per_example(metric: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
-    values = metric(logits, labels)
+    try:
+        values = metric(logits, labels)
+    except TypeError as error:
+        raise TypeError(
+            f"metrics: {metric_name(metric)!r} does not take logits {list(logits.shape)} and labels "
+            f"{list(labels.shape)}: {error}"
+        ) from error
     if not isinstance(values, Tensor) or values.shape != labels.shape:
         got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
-            f"metric {metric_name(metric)!r} gave {got} for logits {list(logits.shape)}; it must give one number an "
+            f"metrics: {metric_name(metric)!r} gave {got} for logits {list(logits.shape)}; it must give one number an "
             f"example, {list(labels.shape)}"
         )
     return values

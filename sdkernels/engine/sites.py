@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sdkernels.engine.arguments import is_whole
+from sdkernels.engine.memory import is_out_of_memory
+
 # Modules whose three-dimensional outputs surely are [N, C, positions], and [N, positions, F].
 _MAPS_1D = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d)
 _LAST_DIM = (nn.Linear, nn.LayerNorm, nn.Embedding)
@@ -191,6 +194,30 @@ def site_of(
 
 
 @contextmanager
+def running(model: nn.Module, inputs: Tensor, called: str = "data") -> Iterator[None]:
+    """Around a model's first forward pass: where torch refuses the inputs, say which these were.
+
+    Raises:
+        ValueError: inputs [N, ...] of ``called`` that the model does not take; the model's own error is its cause.
+        TypeError: they are of another dtype than the model.
+    """
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        if inputs.is_floating_point() and inputs.dtype not in dtypes and dtypes:
+            raise TypeError(
+                f"{called} gives {inputs.dtype} inputs but the model is {' and '.join(map(str, dtypes))}: cast one of "
+                f"them, or give precision= ({error})"
+            ) from error
+        raise ValueError(
+            f"the model does not run on the first inputs of {called}, {inputs.dtype} {list(inputs.shape)}: {error}"
+        ) from error
+
+
+@contextmanager
 def watch(model: nn.Module, sites: Sequence[Site], see: Callable[[int, Any], None]) -> Iterator[None]:
     """Within the context, call ``see(index, output)`` for each site at every forward pass of ``model``."""
     handles: list[RemovableHandle] = []
@@ -230,14 +257,14 @@ def _resolve(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module, 
     """(dotted name, module, call or None)."""
     modules = dict(model.named_modules(remove_duplicate=False))
     if layer is model or layer == "":
-        raise ValueError("the model itself is no layer of it: its output is the logits; name a layer inside")
+        raise ValueError("layers: the model itself is no layer of it: its output is the logits; name a layer inside")
     if isinstance(layer, nn.Module):
         for name, module in modules.items():
             if module is layer:
                 return name, module, None
-        raise ValueError(f"the given {type(layer).__name__} is not a module of this model")
+        raise ValueError(f"layers: the given {type(layer).__name__} is not a module of this model")
     if not isinstance(layer, str):
-        raise TypeError(f"a layer is a dotted name or a module, not a {type(layer).__name__}")
+        raise TypeError(f"layers: a layer is a dotted name or a module, not a {type(layer).__name__}")
     name, at, call = layer.partition("@")
     if name and name in modules:
         if not at:
@@ -262,16 +289,8 @@ def _record_calls(
             handles.append(
                 module.register_forward_hook(lambda _m, _a, out, name=name: outputs[name].append(_outline(out)))
             )
-        with torch.no_grad():
+        with torch.no_grad(), running(model, inputs):
             logits = model(inputs.clone())  # a model may write into its inputs
-    except RuntimeError as error:
-        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        if not inputs.is_floating_point() or inputs.dtype in dtypes or not dtypes:
-            raise
-        raise TypeError(
-            f"data gives {inputs.dtype} inputs but the model is {' and '.join(map(str, dtypes))}: cast one of them, or "
-            f"give precision= ({error})"
-        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -297,7 +316,7 @@ def _select(name: str, output: Any, select: int | Mapping[str, int] | None) -> t
         raise ValueError(
             f"layer {name!r} gives a tuple, not one tensor; say which part holds units by select= ({parts})"
         )
-    if isinstance(part, bool) or not isinstance(part, int) or not 0 <= part < len(output):
+    if not is_whole(part) or not 0 <= part < len(output):
         raise ValueError(f"select={part!r} for layer {name!r}, which gives a tuple of {len(output)} parts ({parts})")
     return output[part], (part, len(output))
 
@@ -308,7 +327,7 @@ def _unit_dim(
     """The units' dimension as given, or by the rule; refuses where the rule would have to guess."""
     dim = given.get(name) if isinstance(given, Mapping) else given
     if dim is not None:
-        if isinstance(dim, bool) or not isinstance(dim, int):
+        if not is_whole(dim):
             raise TypeError(f"unit_dim for layer {name!r} is a {type(dim).__name__}; give an int, or a dict by layer")
         return dim
     ndim = output.ndim if isinstance(output, Tensor) else 0

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sdkernels.engine.arguments import dense, is_number, number
 from sdkernels.engine.averages import Average, ClassMean, ElementMean, Spread, average
 from sdkernels.engine.batches import Batches
 from sdkernels.engine.sites import Site
@@ -81,6 +82,7 @@ class _Wish:
 
     value: SiteValue
     within: float | Bounds | None
+    called: str
     mean: ElementMean = field(default_factory=ElementMean)
     by_class: ClassMean | None = None
     spread: Spread | None = None
@@ -91,19 +93,28 @@ class _Wish:
 
 
 def resolve_clamps(
-    value: Value, within: Within | None, sites: Sequence[Site], model: nn.Module, batches: Batches, classes: int
+    value: Value,
+    within: Within | None,
+    sites: Sequence[Site],
+    model: nn.Module,
+    batches: Batches,
+    classes: int,
+    *,
+    called: str = "value",
 ) -> list[Clamp]:
     """For each site what a clamped unit becomes, in float64; means are taken in one pass over ``batches``.
+
+    ``called`` is what the caller's function calls the value.
 
     Raises:
         ValueError: an unknown word, a tensor that does not fit its site, a dict that misses or invents a layer, a range
             upside down.
         TypeError: something else than numbers, words and tensors.
     """
-    wishes = [_wish(value, within, site, sites, classes) for site in sites]
+    wishes = [_wish(value, within, site, sites, classes, called) for site in sites]
     wanted = [wish.averages() for wish in wishes]
     if any(wanted):
-        average(model, sites, batches, wanted)
+        average(model, sites, batches, wanted, batches.called)
     return [_clamp(wish, site, batches.device) for wish, site in zip(wishes, sites, strict=True)]
 
 
@@ -125,29 +136,32 @@ def describe_within(within: Within | None) -> str:
     return f" within {within} standard deviations"
 
 
-def _wish(value: Value, within: Within | None, site: Site, sites: Sequence[Site], classes: int) -> _Wish:
-    becomes, where = _by_site("value", value, site, sites), _by_site("within", within, site, sites)
+def _wish(value: Value, within: Within | None, site: Site, sites: Sequence[Site], classes: int, called: str) -> _Wish:
+    becomes, where = _by_site(called, value, site, sites), _by_site("within", within, site, sites)
     if isinstance(becomes, str) and becomes not in WORDS:
-        raise ValueError(f"value={becomes!r} for layer {site.name!r}: the words are {', '.join(map(repr, WORDS))}")
+        raise ValueError(f"{called}={becomes!r} for layer {site.name!r}: the words are {', '.join(map(repr, WORDS))}")
     if not isinstance(becomes, (str, Real, Tensor)):
         raise TypeError(
-            f"value for layer {site.name!r} is a {type(becomes).__name__}; give a number, a word or a tensor"
+            f"{called} for layer {site.name!r} is a {type(becomes).__name__}; give a number, a word or a tensor"
         )
-    is_number = isinstance(where, Real) and not isinstance(where, bool)
+    is_deviations = is_number(where)
     is_pair = isinstance(where, tuple) and len(where) == 2 and all(isinstance(w, (Real, Tensor)) for w in where)
-    if where is not None and not is_number and not is_pair:
+    if where is not None and not is_deviations and not is_pair:
         raise TypeError(
             f"within for layer {site.name!r} is {where!r}; give a number of standard deviations around the mean, or "
             "(low, high), each a number or a tensor"
         )
-    if is_number and not where >= 0:
+    if is_deviations:
+        where = number(f"within for layer {site.name!r}", where)
+    if is_deviations and where < 0:
         raise ValueError(f"within={where} for layer {site.name!r} must be at least 0: a number of standard deviations")
     by_class = ClassMean(classes) if isinstance(becomes, str) and becomes in CLASS_MEANS else None
     return _Wish(
-        becomes if isinstance(becomes, (str, Tensor)) else float(becomes),
+        becomes if isinstance(becomes, (str, Tensor)) else number(f"{called} for layer {site.name!r}", becomes),
         where,
         by_class=by_class,
-        spread=Spread(site) if is_number else None,
+        spread=Spread(site) if is_deviations else None,
+        called=called,
     )
 
 
@@ -163,7 +177,7 @@ def _by_site(argument: str, given: Any, site: Site, sites: Sequence[Site]) -> An
 def _clamp(wish: _Wish, site: Site, device: torch.device) -> Clamp:
     low = high = None
     if wish.spread is not None:
-        assert isinstance(wish.within, (int, float))  # noqa: S101 - _wish has seen it
+        assert isinstance(wish.within, float)  # noqa: S101 - _wish has seen it
         mean = wish.spread.mean
         reach = wish.within * wish.spread.deviation + SLACK * mean.abs()
         low, high = (_fitted("within", bound, site, device) for bound in (mean - reach, mean + reach))
@@ -179,7 +193,10 @@ def _clamp(wish: _Wish, site: Site, device: torch.device) -> Clamp:
     if isinstance(wish.value, str):
         mean = wish.mean.mean
         return Clamp(_over_positions(mean, site, 0) if wish.value == "mean" else mean, "all", low, high)
-    return Clamp(_fitted("value", wish.value, site, device), "all", low, high)
+    fitted = _fitted(wish.called, wish.value, site, device)
+    if not fitted.isfinite().all():
+        raise ValueError(f"{wish.called} for layer {site.name!r} {list(fitted.shape)} must hold finite numbers")
+    return Clamp(fitted, "all", low, high)
 
 
 def _over_positions(mean: Tensor, site: Site, first: int) -> Tensor:
@@ -190,7 +207,9 @@ def _over_positions(mean: Tensor, site: Site, first: int) -> Tensor:
 
 def _fitted(argument: str, given: float | Tensor, site: Site, device: torch.device) -> Tensor:
     """A number, a value a unit, or one an element, as a tensor that broadcasts to one example."""
-    number_or_tensor = given if isinstance(given, Tensor) else float(given)
+    number_or_tensor = (
+        dense(f"{argument} for layer {site.name!r}", given) if isinstance(given, Tensor) else float(given)
+    )
     tensor = torch.as_tensor(number_or_tensor, dtype=torch.float64, device=device)
     if tensor.shape == (site.units,):
         return tensor.view(site.per_unit)

@@ -256,10 +256,10 @@ def test_scores_of_other_units_are_refused(pair, other, says):
         ({"dead_value": nan}, ValueError, "dead_value=nan has no rank"),
         ({"confidence": 95}, ValueError, "confidence=95 must be above 0 and below 1"),
         ({"confidence": 0}, ValueError, "confidence=0 must be"),
-        ({"resamples": -1}, ValueError, "resamples=-1 must not be negative"),
+        ({"resamples": -1}, ValueError, "resamples=-1 must be at least 0"),
         ({"resamples": 1e3}, TypeError, "resamples is a float; give an int"),
         ({"seed": None}, TypeError, "seed is a NoneType; give an int"),
-        ({"seed": -1}, ValueError, "seed=-1 must not be negative"),
+        ({"seed": -1}, ValueError, "seed=-1 must be at least 0"),
     ],
     ids=str,
 )

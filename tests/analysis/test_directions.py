@@ -76,7 +76,7 @@ def test_random_rotations_are_uniform():
         ((2.0,), TypeError, "channels is a float; give an int"),
         ((3, 4), ValueError, "count=4 must be within 1..3"),
         ((3, 0), ValueError, "count=0 must be within 1..3"),
-        ((3, 2, -1), ValueError, "seed=-1 must be within 0.."),
+        ((3, 2, -1), ValueError, "seed=-1 must be at least 0"),
         ((3, 2, True), TypeError, "seed is a bool; give an int"),
     ],
 )

@@ -313,7 +313,7 @@ def test_what_is_not_finite(seeds_torch):
         ({"kind": "magnitude"}, ValueError, "kind='magnitude': choose one of 'signed', 'absolute', 'squared'"),
         ({"precision": "float8"}, ValueError, "precision='float8': choose one of"),
         ({"precision": "tf32"}, ValueError, "precision='tf32' is arithmetic of NVIDIA GPUs"),
-        ({"batch_size": 0}, ValueError, "batch_size=0 must be a positive int"),
+        ({"batch_size": 0}, ValueError, "batch_size=0 must be at least 1"),
         ({"unit_dim": 7}, ValueError, "unit_dim=7 does not fit layer '2'"),
     ],
 )

@@ -261,7 +261,6 @@ class TestFamily:
             {"precision": "float16"},
             {"batch_size": 0},
             {"configs_per_batch": 0},
-            {"configs_per_batch": "many"},
         ],
         ids=str,
     )
@@ -276,6 +275,8 @@ class TestFamily:
             sd.cumulative_ablation(model, "relu1", data, unit_dim="last")
         with pytest.raises(ValueError, match="the model itself is no layer"):
             sd.cumulative_ablation(model, model, data)
+        with pytest.raises(TypeError, match="configs_per_batch is a str; give a positive int, or 'auto'"):
+            sd.cumulative_ablation(model, "relu1", data, configs_per_batch="many")
         with pytest.raises(ValueError, match="must be within 0"):
             sd.cumulative_ablation(model, "relu1", data, seed=2**70)
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.arguments import is_one_of, whole_number
 from sdkernels.ops import random_stream
 
 PositionsWord = Literal["mean", "each", "resample"]
@@ -138,10 +138,10 @@ class Positions:
         if not is_one_of(self.kind, get_args(PositionsWord)):
             words = ", ".join(map(repr, get_args(PositionsWord)))
             raise ValueError(f"positions={self.kind!r}: choose one of {words}")
-        _check_int("seed", self.seed, 0)
+        whole_number("seed", self.seed, 0)
         if self.subsample is None:
             return
-        _check_int("subsample", self.subsample, 1)
+        whole_number("subsample", self.subsample, 1)
         if self.kind == "mean":
             raise ValueError(
                 f"subsample={self.subsample} says how many positions an example gives, and with positions='mean' it "
@@ -265,10 +265,3 @@ def _described(name: str, shape: Sequence[int]) -> str:
 
 def _size(size: Size) -> str:
     return " x ".join(map(str, size)) or "none"
-
-
-def _check_int(name: str, number: Any, least: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"{name} is a {type(number).__name__}; give an int")
-    if not least <= number < 2**63:
-        raise ValueError(f"{name}={number} must be within {least}..2**63 - 1")

@@ -148,6 +148,10 @@ def check_names(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def _is_single(label: Any) -> bool:
+    return isinstance(label, Tensor) and label.numel() == 1
+
+
 def check_labels(what: str, given: Sequence[Any], count: int, of: str) -> tuple[Label, ...]:
     """Labels that a file can hold: strings and numbers, ``count`` of them.
 
@@ -155,9 +159,9 @@ def check_labels(what: str, given: Sequence[Any], count: int, of: str) -> tuple[
         TypeError: some are something else.
         ValueError: there are more or fewer of them, or one is not finite.
     """
-    if isinstance(given, str):
-        raise TypeError(f"{what}={given!r} is a string; give a sequence of labels, one for each of the {of}")
-    labels = tuple(label.item() if isinstance(label, (np.generic, Tensor)) else label for label in given)
+    if not isinstance(given, (Sequence, np.ndarray, Tensor)) or isinstance(given, (str, bytes)):
+        raise TypeError(f"{what} is a {type(given).__name__}; give a sequence of labels, one for each of the {of}")
+    labels = tuple(label.item() if isinstance(label, np.generic) or _is_single(label) else label for label in given)
     if len(labels) != count:
         raise ValueError(f"{what} are {len(labels)} labels for {count} {of}; give one for each")
     for label in labels:

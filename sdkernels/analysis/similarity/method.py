@@ -10,7 +10,7 @@ from sdkernels.analysis.similarity.canonical import Side, canonical, canonical_w
 from sdkernels.analysis.similarity.kernel_alignment import linear_cka
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.whitening import TOLERANCE, Solver, Whitening, whiten
-from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.arguments import flag, is_one_of, number, whole_number
 
 MethodWord = Literal["cca", "svcca", "pwcca", "cka"]
 SideWord = Literal["smaller", "first", "second"]
@@ -86,21 +86,15 @@ class Method:
             given = getattr(self, name)
             if not is_one_of(given, words):
                 raise ValueError(f"{name}={given!r}: choose one of {', '.join(map(repr, words))}")
-        if not isinstance(self.debiased, bool):
-            raise TypeError(f"debiased is a {type(self.debiased).__name__}; give True or False")
-        if not 0 < _number("variance", self.variance) <= 1:
+        flag("debiased", self.debiased)
+        if not 0 < number("variance", self.variance) <= 1:
             raise ValueError(
                 f"variance={self.variance} must be within (0, 1]: a part of the variance, 0.99 for instance"
             )
-        if self.tolerance is not None and not 0 <= _number("tolerance", self.tolerance) < 1:
+        if self.tolerance is not None and not 0 <= number("tolerance", self.tolerance) < 1:
             raise ValueError(f"tolerance={self.tolerance} must be within [0, 1): a part of the largest eigenvalue")
         if self.reduce is not None:
-            if isinstance(self.reduce, bool) or not isinstance(self.reduce, int):
-                raise TypeError(
-                    f"reduce is a {type(self.reduce).__name__}; give an int, a number of directions, or None"
-                )
-            if self.reduce < 1:
-                raise ValueError(f"reduce={self.reduce} must be at least 1: a number of principal directions")
+            whole_number("reduce", self.reduce, 1, what="an int, a number of principal directions, or None")
         for name, default, used_by in (
             ("side", "smaller", ("pwcca",)),
             ("compat", None, ("pwcca",)),
@@ -274,9 +268,3 @@ def few_examples(white_a: Whitening, white_b: Whitening, names: tuple[str, str] 
         f"unrelated activations would have correlations of about {chance:.2f} (root mean square). Give at least "
         f"{EXAMPLES_A_DIRECTION} times the larger rank, or keep fewer directions by reduce= or method='svcca'"
     )
-
-
-def _number(name: str, given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, (int, float)):
-        raise TypeError(f"{name} is a {type(given).__name__}; give a number")
-    return float(given)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sdkernels.analysis.measure import check_fraction, progress, versions
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.similarity.activations import PositionsWord
-from sdkernels.analysis.similarity.compared import Label
+from sdkernels.analysis.similarity.compared import Label, check_labels
 from sdkernels.analysis.similarity.found import Found
 from sdkernels.analysis.similarity.held import compare_held
 from sdkernels.analysis.similarity.method import MethodWord, SideWord
@@ -114,7 +114,7 @@ def pairwise_similarity(
     fraction = check_fraction(memory_fraction)
     by_name = _by_name(models)
     first = next(iter(by_name))
-    names = names_in(first, by_name[first], layers)
+    names = names_in(f"models[{first!r}]", by_name[first], layers)
     labels = _groups(groups, list(by_name))
     with together(by_name, [names] * len(by_name), data, way) as networks:
         if units is not None:
@@ -177,8 +177,10 @@ def _by_name(models: Any) -> dict[str, nn.Module]:
 
 def _groups(given: Any, names: list[str]) -> tuple[Label, ...] | None:
     """A label a network."""
+    if given is None:
+        return None
     if not isinstance(given, Mapping):
-        return given if given is None else tuple(given)
+        return check_labels("groups", given, len(names), "networks")
     if set(given) != set(names):
         raise ValueError(f"groups is a mapping of {sorted(map(str, given))}; it must name the models {sorted(names)}")
     return tuple(given[name] for name in names)

@@ -161,10 +161,10 @@ def test_what_does_not_correspond_is_refused():
     [
         (("all",), ValueError, "positions='all': choose one of 'mean', 'each', 'resample'"),
         (("mean", 3), ValueError, "subsample=3 says how many .* Leave out subsample, or give positions='each'"),
-        (("each", 0), ValueError, r"subsample=0 must be within 1\.\."),
+        (("each", 0), ValueError, r"subsample=0 must be at least 1"),
         (("each", 2.0), TypeError, "subsample is a float; give an int"),
         (("each", True), TypeError, "subsample is a bool; give an int"),
-        (("each", 2, -1), ValueError, r"seed=-1 must be within 0\.\."),
+        (("each", 2, -1), ValueError, r"seed=-1 must be at least 0"),
         (("each", None, "a"), TypeError, "seed is a str"),
     ],
 )

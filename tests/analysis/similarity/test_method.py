@@ -18,7 +18,7 @@ from tests.analysis.similarity.oracle import related
         ({"solver": "qr"}, ValueError, "solver='qr': choose one of"),
         ({"variance": 0.0}, ValueError, r"variance=0.0 must be within \(0, 1\]"),
         ({"variance": 99}, ValueError, "variance=99 must be within"),
-        ({"variance": float("nan")}, ValueError, "variance=nan must be within"),
+        ({"variance": float("nan")}, ValueError, "variance=nan must be a finite number"),
         ({"variance": True}, TypeError, "variance is a bool"),
         ({"tolerance": 1.0}, ValueError, "tolerance=1.0 must be within"),
         ({"tolerance": -1e-9}, ValueError, "tolerance=-1e-09 must be within"),

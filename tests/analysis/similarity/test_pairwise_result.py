@@ -378,7 +378,7 @@ def test_save_and_load_keep_everything(more, tmp_path):
         ({"names": (1, 2, 3, 4, 5)}, TypeError, "names holds 1, a int; give strings"),
         ({"layers": ()}, ValueError, "layers is empty"),
         ({"groups": ("x", "y")}, ValueError, "groups are 2 labels for 5 networks; give one for each"),
-        ({"groups": "xyxyx"}, TypeError, "groups='xyxyx' is a string"),
+        ({"groups": "xyxyx"}, TypeError, "groups is a str; give a sequence of labels"),
         (
             {"ranks": torch.ones(5, 2)},
             ValueError,

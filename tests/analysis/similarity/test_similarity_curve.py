@@ -184,7 +184,7 @@ def test_labels_of_numpy_and_torch_are_numbers(tmp_path):
         ({"moments": (1, 2, 1, 3)}, ValueError, "moments holds 1 twice; give each a label of its own"),
         ({"moments": (1, 2, None, 3)}, TypeError, "moments holds None, a NoneType; give strings or numbers"),
         ({"moments": (1, 2, float("nan"), 3)}, ValueError, "moments holds nan; give finite numbers, or strings"),
-        ({"moments": "abcd"}, TypeError, "moments='abcd' is a string; give a sequence of labels"),
+        ({"moments": "abcd"}, TypeError, "moments is a str; give a sequence of labels"),
         ({"what": "epochs"}, ValueError, "what='epochs': choose 'training' or 'steps'"),
         ({"reference": [1]}, TypeError, r"reference holds \[1\], a list"),
         (
