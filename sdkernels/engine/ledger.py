@@ -290,11 +290,23 @@ class Ledger:
                     f"{self.path} is a ledger of format {version}; this version of sdkernels reads and writes "
                     f"{FORMAT}. Give store= another path"
                 )
+            self._check_schema()
             self._sqlite.execute("PRAGMA synchronous = NORMAL")  # with the log, a killed process loses nothing
             self._sqlite.execute("PRAGMA foreign_keys = ON")  # no tile of a run that was dropped meanwhile
         if is_written:  # or who cannot write would learn of it when the first tile is done
             with self._transaction():
                 pass
+
+    def _check_schema(self) -> None:
+        """The tables as they are made here, and no view or trigger, which would run an enemy's statements."""
+        found = self._sqlite.execute("SELECT name, sql FROM sqlite_master WHERE substr(name, 1, 7) != 'sqlite_'")
+        made = (statement for statement in _SCHEMA.strip().split(";\n") if statement.startswith("CREATE"))
+        expected = {(statement.split()[2], _one_line(statement)) for statement in made}
+        if wrong := {(name, _one_line(sql or "")) for name, sql in found} ^ expected:
+            names = ", ".join(sorted({str(name)[:40] for name, _ in wrong}))
+            raise LedgerError(
+                f"{self.path} is no ledger, or somebody has changed its tables: {names}. Give another path"
+            )
 
     def _create(self) -> None:
         self._use_log()
@@ -329,9 +341,11 @@ class Ledger:
     def _loaded(self, description: str) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads(description)
-            return found
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise LedgerError(f"{self.path} is damaged: a description is no JSON ({error})") from error
+        if not isinstance(found, dict):
+            raise LedgerError(f"{self.path} is damaged: a description is a {type(found).__name__}, not a table")
+        return found
 
     def _check(self, digest: bytes, *row: str | int | bytes, what: str) -> None:
         if _digest(*row) != digest:
@@ -374,6 +388,10 @@ def _check_name(path: Path) -> None:
         pass
     except (OSError, ValueError) as error:
         raise LedgerError(f"store={str(path)[:100]!r}: no file can have this name ({error})") from error
+
+
+def _one_line(statement: str) -> str:
+    return " ".join(statement.split())
 
 
 def _digest(*row: str | int | bytes) -> bytes:
