@@ -1,6 +1,7 @@
 """The IDX file format of MNIST and its relatives."""
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ from sdkernels.lab.readers.places import find_folder, read_whole
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _UINT8 = 0x08  # the only element type that these data sets use
+_DEFLATED = 1032  # bytes at most that one byte of a gzip stream may stand for
 
 
 def read_idx_split(data_dir: Path, split: str, *, folder: str, classes: int, hint: str) -> tuple[Tensor, Tensor]:
@@ -68,28 +70,33 @@ def read_idx(path: Path, dimensions: int, hint: str) -> Tensor:
         ValueError: truncated or corrupt gzip, a wrong magic number, more or fewer bytes than the header says.
     """
     raw = read_whole(path, hint)
-    if raw[:2] == _GZIP_MAGIC:
-        try:
-            raw = gzip.decompress(raw)
-        except EOFError as error:
-            raise ValueError(f"{path} is truncated: its gzip stream ends early. {hint}") from error
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is corrupt: {error}. {hint}") from error
+    is_zipped = raw[:2] == _GZIP_MAGIC
+    file = gzip.GzipFile(fileobj=io.BytesIO(raw)) if is_zipped else io.BytesIO(raw)
+    try:
+        shape = _shape(path, file.read(4 + 4 * dimensions), dimensions, hint)
+        size, room = math.prod(shape), len(raw) * (_DEFLATED if is_zipped else 1)
+        # No more than the header says, and nothing where it says what cannot be: a small file may unpack to gigabytes.
+        pixels = file.read(size + 1) if size <= room else file.read(0)
+    except EOFError as error:
+        raise ValueError(f"{path} is truncated: its gzip stream ends early. {hint}") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is corrupt: {error}. {hint}") from error
+    if len(pixels) != size:
+        there = len(pixels) if size <= room or is_zipped else len(raw) - 4 - 4 * dimensions
+        raise ValueError(f"{path} holds {there} bytes where its header says {shape}, {size} bytes. {hint}")
+    return torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(shape).copy())
+
+
+def _shape(path: Path, header: bytes, dimensions: int, hint: str) -> list[int]:
     magic = bytes((0, 0, _UINT8, dimensions))
-    header = 4 + 4 * dimensions
-    if raw[:4] != magic:
+    if header[:4] != magic:
         raise ValueError(
-            f"{path} is no IDX file of {dimensions}-dimensional bytes: it starts with 0x{raw[:4].hex()}, not "
+            f"{path} is no IDX file of {dimensions}-dimensional bytes: it starts with 0x{header[:4].hex()}, not "
             f"0x{magic.hex()}. Are image and label files mixed up? {hint}"
         )
-    if len(raw) < header:
+    if len(header) < 4 + 4 * dimensions:
         raise ValueError(f"{path} is truncated within its header. {hint}")
-    shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
-    if len(raw) - header != math.prod(shape):
-        raise ValueError(
-            f"{path} holds {len(raw) - header} bytes where its header says {shape}, {math.prod(shape)} bytes. {hint}"
-        )
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
+    return [int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4)]
 
 
 def _plain_or_gzipped(path: Path) -> Path:

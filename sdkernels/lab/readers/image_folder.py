@@ -18,6 +18,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ENDINGS = (".jpeg", ".jpg", ".png")
 PIXELS = ("standardised", "scaled", "bytes")
+_FORMATS = ("JPEG", "PNG")  # of the others some are read by other programs, as EPS is by Ghostscript
+_MOST_PIXELS = 2**27  # of a resized image: one of a line and a million columns would take hundreds of gigabytes
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # Pillow raises all
 
 
@@ -25,9 +27,9 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     """Images decoded one at a time, the short side resized, the centre cut out.
 
     Every folder in ``root`` is a class, in the order of their names; its images are the files below it that end in
-    ``.jpg``, ``.jpeg`` or ``.png``, in the order of their paths. Names that start with a dot are left out. The images'
-    arithmetic is torchvision's on Pillow images: ``Resize(resize)``, bilinear with antialiasing, then
-    ``CenterCrop(crop)``.
+    ``.jpg``, ``.jpeg`` or ``.png``, in the order of their paths, and hold JPEG or PNG. Names that start with a dot are
+    left out. The images' arithmetic is torchvision's on Pillow images: ``Resize(resize)``, bilinear with antialiasing,
+    then ``CenterCrop(crop)``.
 
     Args:
         root: the folder, such as ``ILSVRC2012/val``.
@@ -152,7 +154,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     def _decode(self, path: str) -> Image.Image:
         """RGB, resized and cropped."""
         try:
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 if opened.mode.startswith(("I", "F")):  # Pillow would clip them to white
                     raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {opened.mode})")
                 image = opened.convert("RGB")
@@ -162,6 +164,11 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         if self.resize is not None:
             short = min(width, height)
             width, height = self.resize * width // short, self.resize * height // short
+            if width * height > _MOST_PIXELS:
+                raise ValueError(
+                    f"{path} is {image.width} x {image.height} pixels, which resize={self.resize} would make {width} x "
+                    f"{height}: too narrow to be resized. Cut it, or remove it"
+                )
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         if self.crop is not None:
             if min(width, height) < self.crop:

@@ -3,7 +3,8 @@
 A pickle is a program: it may name any function and call it. Here the names lead to stand-ins that build an array out of
 checked parts, and every other name is an error, so that there is nothing to call. Three walls:
 
-1. only instructions that are known to be harmless with stand-ins are let through, seen before any of them is run;
+1. only instructions that are known to be harmless with stand-ins are let through, and tuples of few parts, which take
+   no time to compare or to print; seen before any of them is run;
 2. every name is looked up among the stand-ins below and nowhere else;
 3. what comes out is copied into new lists, dicts and arrays, type by type.
 """
@@ -12,6 +13,7 @@ import io
 import math
 import pickle
 import pickletools
+import reprlib
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +23,8 @@ from sdkernels.lab.readers.places import read_whole
 
 LARGEST = 2**30  # bytes of a file; CIFAR-100's is 155 MB
 _DEEPEST = 20  # lists within lists
+_MOST_PARTS = 1000  # of a tuple, with those of tuples in it; an array's description has ten
+_LONGEST = 300  # characters of what a message quotes
 _STORES = ("PUT", "BINPUT", "LONG_BINPUT")
 _MEMORY = (*_STORES, "GET", "BINGET", "LONG_BINGET", "MEMOIZE")
 _DICTS_AND_LISTS = ("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "LIST", "APPEND", "APPENDS")
@@ -67,7 +71,7 @@ def load_plain(path: Path, hint: str) -> Any:
             f"nothing in it was run. {hint}"
         ) from None
     except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f"{path} is no pickle, or damaged: {error}. {hint}") from error
+        raise ValueError(f"{path} is no pickle, or damaged: {str(error)[:_LONGEST]}. {hint}") from error
 
 
 class _RefusedError(Exception):
@@ -75,18 +79,57 @@ class _RefusedError(Exception):
 
 
 def _check_instructions(raw: bytes) -> None:
-    """Parse the pickle without running it: known instructions, and none after the end."""
-    end = -1
+    """Parse the pickle without running it: known instructions, small tuples, and nothing after the end."""
+    end, tuples = -1, _Tuples()
     for instruction, argument, position in pickletools.genops(raw):
         name = instruction.name
         if name not in _INSTRUCTIONS:
-            what = "" if argument is None else f" {argument!r}"
+            what = "" if argument is None else f" {reprlib.repr(argument)}"
             raise _RefusedError(f"holds a {name}{what} at byte {position}, which plain data has no need of")
         if name in _STORES and isinstance(argument, int) and argument > len(raw):
             raise _RefusedError(f"numbers an object {argument}, which would take memory that it does not need")
+        tuples.follow(instruction, argument)
         end = position or 0
     if end != len(raw) - 1:
         raise _RefusedError(f"goes on for {len(raw) - 1 - end} bytes after its end")
+
+
+class _Tuples:
+    """How many parts the tuples on a pickle's stack have.
+
+    A tuple may hold another twice, and so on: a hundred bytes then make one whose parts nobody could count, and that
+    is what a dict's key or a message does. One that nests a million deep ends the process.
+    """
+
+    def __init__(self) -> None:
+        self._stack: list[int | None] = []  # of each object its parts, 1 of what is no tuple; None: a mark
+        self._memory: dict[int, int | None] = {}
+
+    def follow(self, instruction: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Do to the numbers of parts what the instruction does to objects."""
+        name = instruction.name
+        if name in _STORES or name == "MEMOIZE":
+            self._memory[len(self._memory) if argument is None else int(argument)] = self._stack[-1]
+        elif name == "MARK":
+            self._stack.append(None)
+        elif name in _MEMORY:
+            self._stack.append(self._memory[int(argument)])
+        else:
+            parts = self._taken(instruction.stack_before)
+            made = 1 + sum(parts) if name in _TUPLES else 1
+            if made > _MOST_PARTS:
+                raise _RefusedError(f"holds a tuple of more than {_MOST_PARTS} parts")
+            self._stack += [made] * len(instruction.stack_after)
+
+    def _taken(self, kinds: list[pickletools.StackObject]) -> list[int]:
+        """What it takes off the stack: so many objects, or all down to a mark, and those below that it needs."""
+        taken: list[int] = []
+        count = len(kinds)
+        if pickletools.markobject in kinds:
+            while (parts := self._stack.pop()) is not None:
+                taken.append(parts)
+            count = kinds.index(pickletools.markobject)
+        return taken + [self._stack.pop() or 1 for _ in range(count)]
 
 
 class _Unpickler(pickle.Unpickler):
@@ -95,11 +138,11 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         stand_in = _STAND_INS.get((module, name))
         if stand_in is None:
-            raise _RefusedError(f"tries to load {module}.{name}")
+            raise _RefusedError(f"tries to load {module[:_LONGEST]}.{name[:_LONGEST]}")
         return stand_in()
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        raise _RefusedError(f"tries to load an object from elsewhere, {pid!r}")
+        raise _RefusedError(f"tries to load an object from elsewhere, {reprlib.repr(pid)}")
 
 
 class _StandIn:
@@ -221,9 +264,9 @@ def _array(shape: tuple[Any, ...], dtype: _DType, by_columns: bool, data: bytes)
     order = "=" if dtype.order == "|" else dtype.order
     stored = np.dtype(order + dtype.code)
     if not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 8:
-        raise _RefusedError(f"holds an array of shape {shape!r}")
+        raise _RefusedError(f"holds an array of shape {reprlib.repr(shape)}")
     if math.prod(shape) * stored.itemsize != len(data):
-        raise _RefusedError(f"holds an array of shape {shape} and type {dtype.code} in {len(data)} bytes")
+        raise _RefusedError(f"holds an array of shape {reprlib.repr(shape)} and type {dtype.code} in {len(data)} bytes")
     values = np.frombuffer(data, stored).reshape(shape, order="F" if by_columns else "C")
     return values.astype(stored.newbyteorder("="), order="C")
 
