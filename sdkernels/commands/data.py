@@ -1,6 +1,7 @@
 """``sdkernels data``: what data sets there are, and fetching them from their publishers."""
 
 import sys
+from math import isnan
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,9 @@ def fetch(
             help="Ask URL/NAME/FILE instead of the publishers; the published checksums hold all the same.",
         ),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte until a connection is dropped.")] = 30,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds without a byte until a connection is dropped.")
+    ] = 30,
     tries: Annotated[int, typer.Option(min=1, help="In a row, at one address, that get no further.")] = 4,
 ) -> None:
     """Fetch data sets into DIR/NAME; verify what is there; run again after a stop, it continues."""
@@ -54,6 +57,8 @@ def fetch(
         tqdm.write(shortened(text), file=sys.stderr)  # clears the bar for the line
 
     command = f"sdkernels data fetch {' '.join(names)}"
+    if isnan(timeout):
+        refuse(command, "--timeout nan: give seconds")
     if data_dir is None:
         refuse(command, "say by --data-dir DIR (or SDKERNELS_DATA) where the files are to go")
     if unknown := [name for name in names if name not in DATA_SETS]:

@@ -1,5 +1,6 @@
 """What went wrong, as a command says it: few lines on standard error, and the exit status 2."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-MOST = 2000  # characters of a message
+MOST = 1000  # characters of a message
 
 _UsageError: Any = typer.BadParameter.__base__  # click's, or that of typer's own copy of click
 
@@ -22,6 +23,10 @@ class ClearGroup(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line."""
+        open_closed_streams()
+        for name in ("COLUMNS", "TERMINAL_WIDTH"):
+            if not _is_width(os.environ.get(name, "80")):
+                del os.environ[name]
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         return super().main(*args, **options)
@@ -62,6 +67,24 @@ def refuse(command: str, why: object) -> NoReturn:
 def say(text: str) -> None:
     """Write to standard error what may hold anything that was given."""
     typer.echo(shortened(text), err=True)
+
+
+def open_closed_streams() -> None:
+    """Let what is written to a standard stream that was closed go nowhere.
+
+    Otherwise the next file that is opened would get its number, a ledger for one, and what is written to it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115  # until the end
+
+
+def _is_width(text: str) -> bool:
+    """Whether it is a terminal's: at another one rich would write letter below letter, or fill lines for hours."""
+    return text.isdecimal() and len(text) <= 4 and 20 <= int(text) <= 1000
 
 
 def shortened(text: str) -> str:

@@ -27,13 +27,14 @@ def sweep(
     """Train and measure every network of SPEC; run again after a stop, it goes on where it was."""
     from sdkernels.lab.sweep import NetworksFailedError, read_sweep, run_sweep
     from sdkernels.lab.sweep.table import networks_table, write_tables
+    from sdkernels.paper.run_folder import make_folder
 
     failure = None
     with clear(f"sdkernels sweep {spec}"):
         chosen = read_sweep(spec)
         ledger = store if store is not None else spec.with_suffix(".sdk")
         folder = out if out is not None else Path("runs") / chosen.name
-        folder.mkdir(parents=True, exist_ok=True)  # rather than find after hours that it cannot be
+        make_folder(folder)  # rather than find after hours that it cannot be
         with opened_workers(ray, workers, cpus, gpus) as shared:
             try:
                 done = run_sweep(chosen, ledger, data_dir=data_dir, workers=shared, device=device, show_progress=True)

@@ -31,6 +31,20 @@ opposite, or too little to decide. Times are the sum of those of all networks, m
 also where another figure had them done already; where workers shared them, they were so much sooner done.
 """
 
+# What the page is made of.
+_FIELDS = (
+    "figure",
+    "preset",
+    "title",
+    "changes",
+    "choices",
+    "not_reproduced",
+    "machine",
+    "seconds",
+    "networks",
+    "claims",
+)
+
 _PAPERS = {
     DIRECTIONS: "Morcos, Barrett, Rabinowitz, Botvinick 2018, [*{title}*](https://arxiv.org/abs/1803.06959)",
     REPRESENTATIONS: "Morcos, Raghu, Bengio 2018, [*{title}*](https://arxiv.org/abs/1806.05759)",
@@ -44,17 +58,38 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/reproduction.md"))
     parser.add_argument("--note", default="", help="what there is to say of these runs")
     given = parser.parse_args()
-    reports = largest(read_reports(given.runs))
-    write_page(reports, given.page, given.note)
+    try:
+        write_page(largest(read_reports(given.runs)), given.page, given.note)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def read_reports(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """All reports below these folders, each with the ``folder`` it lies in."""
+    """All reports below these folders, each with the ``folder`` it lies in.
+
+    Raises:
+        ValueError: a folder that there is not, or a report that is none; names it.
+    """
     found = []
     for folder in folders:
-        for path in sorted(folder.glob("*/report.json")):
-            found.append({**json.loads(path.read_text()), "folder": path.parent})
+        if not folder.is_dir():
+            raise ValueError(
+                f"{folder} is no folder; give by --runs those that `sdkernels reproduce` was given by --out"
+            )
+        found += [_read(path) for path in sorted(folder.glob("*/report.json"))]
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text())
+        missing = sorted({*_FIELDS} - {*report}) if isinstance(report, dict) else _FIELDS
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no report of a run ({error}); run `sdkernels reproduce` again") from error
+    if missing or report["preset"] not in PRESETS:
+        lacks = f"lacks {', '.join(missing)}" if missing else f"is of a preset {report['preset']!r}"
+        raise ValueError(f"{path} is no report of a run: it {lacks}; run `sdkernels reproduce` again")
+    return {**report, "folder": path.parent}
 
 
 def largest(reports: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

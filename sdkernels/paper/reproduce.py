@@ -18,7 +18,7 @@ from sdkernels.paper.claims import claims_table
 from sdkernels.paper.machine import describe_machine
 from sdkernels.paper.options import change_options, option_values
 from sdkernels.paper.recipe import PRESETS, Done, Recipe
-from sdkernels.paper.run_folder import RunFolder
+from sdkernels.paper.run_folder import RunFolder, make_folder
 
 FILES = ("figure.png", "figure.pdf", "data.csv", "report.json", "claims.md")
 
@@ -84,7 +84,7 @@ def reproduce(
     folder = RunFolder(out / f"{figure}-{preset}", settings, FILES, fresh=fresh)
     start = time.perf_counter()
     ledger = store or out / STORE
-    ledger.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(ledger.parent)
     networks = {part: _run(sweep, ledger, data_dir, workers, device, show_progress) for part, sweep in sweeps.items()}
     compared = _compare(recipe, options, networks, device, show_progress)
     done = Done(options, networks, absent, {name: comparing.result for name, comparing in compared.items()}, device)

@@ -9,6 +9,19 @@ from typing import Any
 FORMAT = "sdkernels.run/1"
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder of results, and those above it, if it is not there.
+
+    Raises:
+        ValueError: it cannot be; says why.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "a file is there" if isinstance(error, FileExistsError) else error.strerror
+        raise ValueError(f"{path}: no folder can be made there ({why}); give another path") from error
+
+
 class RunFolder:
     """A folder that one recipe with one set of settings writes, and writes again.
 
