@@ -142,7 +142,7 @@ def cumulative_ablation(
         return sites
 
     def make_family(unit_counts: tuple[int, ...]) -> Cumulative:
-        chosen = make_orders(plain[0], unit_counts, seed)
+        chosen = make_orders(plain[0], unit_counts, options.seed)
         return Cumulative(chosen, make_points(points, sum(unit_counts)), unit_counts)
 
     options = Options.of(locals())
@@ -156,7 +156,7 @@ def cumulative_ablation(
 
     measured = measure(model, layers, data, make_family, options, read_orders, series_of, called="cumulative_ablation")
     family, bounds = measured.family, measured.bounds
-    fields = measured.fields(len(family.orders), len(family.points), seed=seed)
+    fields = measured.fields(len(family.orders), len(family.points), seed=options.seed)
     if bounds is not None and tolerance_of == "auc":
         fields["auc_bounds"] = bounds
     elif bounds is not None:

@@ -124,7 +124,7 @@ def ablate_directions(
     def turn(sites: list[Site], own_model: nn.Module, batches: Batches) -> list[Site]:
         are_alone = orders is None and subspaces is None
         found = resolve_directions(
-            directions, sites, own_model, batches, seed=seed, are_alone=are_alone, orthonormalize=orthonormalize
+            directions, sites, own_model, batches, seed=options.seed, are_alone=are_alone, orthonormalize=orthonormalize
         )
         by_layer.update({site.name: basis for site, basis in zip(sites, found, strict=True)})
         return [site.along(basis) for site, basis in zip(sites, found, strict=True)]
@@ -132,7 +132,7 @@ def ablate_directions(
     if orders is not None:
         return _along_orders(model, layers, data, options, turn, by_layer, orders, points, tolerance_of)
     given = list(directions.values()) if isinstance(directions, Mapping) else [directions]
-    drawn = seed if any(isinstance(basis, str) and basis == "random" for basis in given) else None
+    drawn = options.seed if any(isinstance(basis, str) and basis == "random" for basis in given) else None
     if subspaces is not None:
         sets = measure(
             model,

@@ -40,6 +40,8 @@ class NoiseCurve(Scored):
     deviations: Mapping[str, Tensor]
 
     _FORMAT: ClassVar[str] = "sdkernels.NoiseCurve/1"
+    _EACH: ClassVar[str] = "R T"
+    _LAYOUT: ClassVar[Mapping[str, str]] = {"scales": "float64 T"}
     _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("scales", *Scored._TENSOR_FIELDS)
     _TENSORS_BY_LAYER: ClassVar[tuple[str, ...]] = ("deviations", *Scored._TENSORS_BY_LAYER)
 
@@ -171,11 +173,11 @@ def noise_robustness(
         strengths = factors if scale_kind == "std" else factors.sqrt()
         draws = torch.arange(repeats * len(factors))
         draws = draws // len(factors) if common_random_numbers else draws
-        return Noise(strengths.repeat(repeats), draws, tuple(deviations.values()), per_map, seed)
+        return Noise(strengths.repeat(repeats), draws, tuple(deviations.values()), per_map, options.seed)
 
     options = replace(Options.of(locals()), value_data=sd_data, value_data_called="sd_data")
     measured = measure(model, layers, data, make_family, options, find_deviations, called="noise_robustness")
-    fields = measured.fields(repeats, len(factors), seed=seed) | {"value": ""}
+    fields = measured.fields(repeats, len(factors), seed=options.seed) | {"value": ""}
     if measured.bounds is not None:
         fields["bounds"] = measured.bounds.view(repeats, len(factors), 2)
     return NoiseCurve(scales=factors, deviations=deviations, **fields)

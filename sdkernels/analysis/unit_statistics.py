@@ -154,13 +154,14 @@ def unit_statistics(
 def _pass(subject: Subject, batches: Pass, see: Sequence[Any], classes: int) -> Tensor:
     """Show each site's outputs and their labels to its own of ``see``; all labels, int64 [N]."""
     labels = torch.empty(0, dtype=torch.int64)
+    because = "num_classes={}, or as many logits"
 
     def show(index: int, output: Tensor) -> None:
         see[index](subject.sites[index].read(output).detach(), labels)
 
     with torch.no_grad(), watch(subject.model, subject.sites, show):
         for inputs, labels in batches:
-            check_labels(labels, classes, batches.examples)
+            check_labels(labels, classes, batches.examples, because)
             subject.model(inputs.clone())  # a model may write into its inputs
     return torch.cat(batches.labels)
 
@@ -170,8 +171,8 @@ def _blocks(units: int, classes: int, cells: int, limit: float) -> int:
     counts = _histogram_bytes(units, classes, cells)
     if cells and counts > limit:
         raise ValueError(
-            f"histograms of {units} units in {cells} cells by {classes} classes take {counts / 2**30:.1f} GiB, and "
-            f"memory_fraction allows {limit / 2**30:.1f}: ask for fewer cells, as cells=20, for none by "
+            f"histograms of {units} units in {cells} cells by {classes} classes (num_classes=) take "
+            f"{counts / 2**30:.1f} GiB, and memory_fraction allows {limit / 2**30:.1f}: ask for fewer cells, as cells=20, for none by "
             "cells=0, or for fewer layers"
         )
     return max(2, int((limit - counts) / (8 * units * BLOCK)))  # of float64, to be sure

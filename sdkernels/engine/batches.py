@@ -217,14 +217,14 @@ def _described(source: Any) -> str:
     return f"a DataLoader over a {data} with a {sampler}{', drop_last' if source.drop_last else ''}"
 
 
-def check_labels(labels: Tensor, classes: int, start: int) -> None:
+def check_labels(labels: Tensor, classes: int, start: int, because: str = "the model gives {} logits") -> None:
     """Refuse labels outside ``0 <= label < classes``; ``start`` is the number of examples before this batch."""
     wrong = ((labels < 0) | (labels >= classes)).nonzero()
     if len(wrong):
         at = int(wrong[0])
         raise ValueError(
-            f"data: label {int(labels[at])} of example {start + at} is out of range: the model gives {classes} logits, "
-            f"so labels must be 0..{classes - 1} ({len(wrong)} of {len(labels)} labels of its batch are out of range)"
+            f"data: label {int(labels[at])} of example {start + at} is out of range: {because.format(classes)}, so "
+            f"labels must be 0..{classes - 1} ({len(wrong)} of {len(labels)} labels of its batch are out of range)"
         )
 
 
@@ -242,7 +242,7 @@ class _TensorBatches:
 
 def _as_batch_source(data: Any, batch_size: int, called: str) -> Iterable[Any]:
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        inputs, labels = data
+        inputs, labels = (dense(called, part, real=False) for part in data)
         if inputs.ndim == 0 or labels.ndim != 1 or len(inputs) != len(labels):
             raise ValueError(
                 f"{called} is a pair of tensors of shapes {list(inputs.shape)} and {list(labels.shape)}: it must be "

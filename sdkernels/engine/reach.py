@@ -221,8 +221,8 @@ class Walks:
         called = self._called(self._first_unknown(node))
         return (
             f"{name}: {called} makes its units, which is neither a linear map with known weights (torch.nn.Linear, "
-            f"Conv1d, Conv2d, Conv3d, or these as functions) nor known to keep channels apart ({_PASSABLE}); name a "
-            "layer to which such alone lead from linear maps"
+            f"Conv1d, Conv2d, Conv3d, or these as functions) nor known to keep channels apart ({_PASSABLE}; without "
+            "hooks); name a layer to which such alone lead from linear maps"
         )
 
     def _first_unknown(self, node: fx.Node) -> fx.Node:

@@ -348,7 +348,10 @@ def _make_site(
     name: str, module: nn.Module, call: int, output: Any, batch: int, dim: int, select: tuple[int | None, int]
 ) -> Site:
     if not isinstance(output, Tensor):
-        raise ValueError(f"layer {name!r} gives {_describe(output)}, not one tensor; name a layer inside it that does")
+        raise ValueError(
+            f"layer {name!r} gives {_describe(output)}, not one tensor; name a layer inside it that does, or another "
+            "part by select="
+        )
     if output.ndim < 2 or output.shape[0] != batch or not output.is_floating_point() or output.numel() == 0:
         raise ValueError(
             f"layer {name!r} gives {_describe(output)}; units need a floating output [N, ...] with N = {batch}"

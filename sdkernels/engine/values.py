@@ -115,7 +115,8 @@ def resolve_clamps(
     wanted = [wish.averages() for wish in wishes]
     if any(wanted):
         average(model, sites, batches, wanted, batches.called)
-    return [_clamp(wish, site, batches.device) for wish, site in zip(wishes, sites, strict=True)]
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    return [_clamp(wish, site, batches.device, dtype) for wish, site in zip(wishes, sites, strict=True)]
 
 
 def describe_value(value: Value) -> str:
@@ -174,7 +175,7 @@ def _by_site(argument: str, given: Any, site: Site, sites: Sequence[Site]) -> An
     return given[site.name]
 
 
-def _clamp(wish: _Wish, site: Site, device: torch.device) -> Clamp:
+def _clamp(wish: _Wish, site: Site, device: torch.device, dtype: torch.dtype) -> Clamp:
     low = high = None
     if wish.spread is not None:
         assert isinstance(wish.within, float)  # noqa: S101 - _wish has seen it
@@ -194,8 +195,10 @@ def _clamp(wish: _Wish, site: Site, device: torch.device) -> Clamp:
         mean = wish.mean.mean
         return Clamp(_over_positions(mean, site, 0) if wish.value == "mean" else mean, "all", low, high)
     fitted = _fitted(wish.called, wish.value, site, device)
-    if not fitted.isfinite().all():
-        raise ValueError(f"{wish.called} for layer {site.name!r} {list(fitted.shape)} must hold finite numbers")
+    if not fitted.to(dtype).isfinite().all():
+        raise ValueError(
+            f"{wish.called} for layer {site.name!r} {list(fitted.shape)} must hold finite numbers, also in {dtype}"
+        )
     return Clamp(fitted, "all", low, high)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdkernels.analysis.saved import Path_, read, write
+from sdkernels.analysis.saved import Path_, load, write
 
 ComparedT = TypeVar("ComparedT", bound="Compared")
 Label = str | int | float
@@ -83,10 +83,14 @@ class Compared:
         Raises:
             ValueError: the file is no such saved result; names it.
         """
-        header, tensors = read(path, cls._FORMAT)
-        fields: dict[str, Any] = {name: header[name] for name in (*cls._HEADER, "examples", "settings", "versions")}
-        fields |= {name: tensors.get(name) for name in cls._OPTIONAL_TENSORS}
-        return cls(**fields, distance=tensors["distance"])
+
+        def made(header: dict[str, Any], tensors: dict[str, Tensor]) -> ComparedT:
+            names = (*cls._HEADER, "examples", "settings", "versions")
+            fields: dict[str, Any] = {name: header[name] for name in names}
+            fields |= {name: tensors.get(name) for name in cls._OPTIONAL_TENSORS}
+            return cls(**fields, distance=tensors["distance"])
+
+        return load(path, cls._FORMAT, made)
 
     @property
     def _distance_label(self) -> str:
@@ -152,14 +156,15 @@ def _is_single(label: Any) -> bool:
     return isinstance(label, Tensor) and label.numel() == 1
 
 
-def check_labels(what: str, given: Sequence[Any], count: int, of: str) -> tuple[Label, ...]:
+def check_labels(what: str, given: Any, count: int, of: str) -> tuple[Label, ...]:
     """Labels that a file can hold: strings and numbers, ``count`` of them.
 
     Raises:
         TypeError: some are something else.
         ValueError: there are more or fewer of them, or one is not finite.
     """
-    if not isinstance(given, (Sequence, np.ndarray, Tensor)) or isinstance(given, (str, bytes)):
+    is_row = given.ndim == 1 if isinstance(given, (np.ndarray, Tensor)) else isinstance(given, Sequence)
+    if not is_row or isinstance(given, (str, bytes)):
         raise TypeError(f"{what} is a {type(given).__name__}; give a sequence of labels, one for each of the {of}")
     labels = tuple(label.item() if isinstance(label, np.generic) or _is_single(label) else label for label in given)
     if len(labels) != count:

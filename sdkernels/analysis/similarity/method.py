@@ -87,14 +87,18 @@ class Method:
             if not is_one_of(given, words):
                 raise ValueError(f"{name}={given!r}: choose one of {', '.join(map(repr, words))}")
         flag("debiased", self.debiased)
-        if not 0 < number("variance", self.variance) <= 1:
+        object.__setattr__(self, "variance", number("variance", self.variance))
+        if not 0 < self.variance <= 1:
             raise ValueError(
                 f"variance={self.variance} must be within (0, 1]: a part of the variance, 0.99 for instance"
             )
-        if self.tolerance is not None and not 0 <= number("tolerance", self.tolerance) < 1:
-            raise ValueError(f"tolerance={self.tolerance} must be within [0, 1): a part of the largest eigenvalue")
+        if self.tolerance is not None:
+            object.__setattr__(self, "tolerance", number("tolerance", self.tolerance))
+            if not 0 <= self.tolerance < 1:
+                raise ValueError(f"tolerance={self.tolerance} must be within [0, 1): a part of the largest eigenvalue")
         if self.reduce is not None:
-            whole_number("reduce", self.reduce, 1, what="an int, a number of principal directions, or None")
+            what = "an int, a number of principal directions, or None"
+            object.__setattr__(self, "reduce", whole_number("reduce", self.reduce, 1, what=what))
         for name, default, used_by in (
             ("side", "smaller", ("pwcca",)),
             ("compat", None, ("pwcca",)),
