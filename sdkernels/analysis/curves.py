@@ -1,5 +1,6 @@
 """Ablation curves: what cumulative ablation gives, its areas, its table, its plot, its file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +30,8 @@ class AblationCurve(Scored):
     auc_bounds: Tensor | None = None
 
     _FORMAT: ClassVar[str] = "sdkernels.AblationCurve/1"
+    _EACH: ClassVar[str] = "R T"
+    _LAYOUT: ClassVar[Mapping[str, str]] = {"orders": "int64 R U", "points": "int64 T", "auc_bounds": "float64 R 2"}
     _OPTIONAL_FIELDS: ClassVar[tuple[str, ...]] = ("auc_bounds", *Scored._OPTIONAL_FIELDS)
     _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("orders", "points", *Scored._TENSOR_FIELDS)
 

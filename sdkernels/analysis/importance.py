@@ -22,6 +22,7 @@ class UnitImportance(Scored):
     """
 
     _FORMAT: ClassVar[str] = "sdkernels.UnitImportance/1"
+    _EACH: ClassVar[str] = "U"
 
     @property
     def class_accuracy(self) -> Tensor:

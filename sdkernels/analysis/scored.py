@@ -1,19 +1,26 @@
 """What all results of ablation functions share: sums over examples, their means, the units, the file."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
-from sdkernels.analysis.saved import by_prefix, read, with_prefix, write
+from sdkernels.analysis.saved import by_prefix, check_header, check_layout, check_units, load, with_prefix, write
 from sdkernels.analysis.units import PooledUnits
 from sdkernels.engine.outcomes import unpack
 
 PER_CLASS = ("class_accuracy",)
 
-_HEADER_FIELDS = ("examples", "layers", "unit_counts", "seed", "value", "precision", "method", "plan")
+_COUNTED = ("accuracy", "top5", "agreement", *PER_CLASS)
+_HEADER: Mapping[str, tuple[type, ...]] = {
+    "examples": (int,),
+    "layers": (list,),
+    "unit_counts": (list,),
+    "seed": (int, type(None)),
+    **dict.fromkeys(("value", "precision", "method", "plan"), (str,)),
+}
 
 ScoredT = TypeVar("ScoredT", bound="Scored")
 
@@ -66,6 +73,8 @@ class Scored(PooledUnits):
     _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("ambiguous", "class_examples")
     _OPTIONAL_FIELDS: ClassVar[tuple[str, ...]] = ("outcomes", "used", "bounds")
     _TENSORS_BY_LAYER: ClassVar[tuple[str, ...]] = ("directions",)
+    _EACH: ClassVar[str]  # the sizes that a score has one number for each of, as "R T"
+    _LAYOUT: ClassVar[Mapping[str, str]] = {}  # of the subclass's own fields, as in check_layout
 
     @property
     def correct(self) -> Tensor:
@@ -123,7 +132,7 @@ class Scored(PooledUnits):
         }
         header = {
             "metrics": list(self.sums),
-            **{name: getattr(self, name) for name in _HEADER_FIELDS},
+            **{name: getattr(self, name) for name in _HEADER},
             "versions": dict(self.versions),
         }
         write(path, self._FORMAT, header, tensors)
@@ -135,15 +144,33 @@ class Scored(PooledUnits):
         Raises:
             ValueError: the file is no such saved result; names it.
         """
-        header, tensors = read(path, cls._FORMAT)
-        fields: dict[str, Any] = {name: header[name] for name in (*_HEADER_FIELDS, "versions")}
-        fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
-        fields |= {name: tensors[name] for name in cls._TENSOR_FIELDS}
-        fields |= {name: tensors.get(name) for name in cls._OPTIONAL_FIELDS}
-        fields |= {field: by_prefix(tensors, field) or None for field in cls._TENSORS_BY_LAYER}
-        for field in ("sums", "baseline_sums"):  # by the order in which metrics were asked for
-            fields[field] = {name: tensors[f"{field}/{name}"] for name in header["metrics"]}
-        return cls(**fields)
+
+        def made(header: dict[str, Any], tensors: dict[str, Tensor]) -> ScoredT:
+            check_header(header, {**_HEADER, "metrics": (list,), "versions": (dict,)})
+            units = check_units(header["layers"], header["unit_counts"])
+            fields: dict[str, Any] = {name: header[name] for name in (*_HEADER, "versions")}
+            fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
+            fields |= {name: tensors[name] for name in cls._TENSOR_FIELDS}
+            fields |= {name: tensors.get(name) for name in cls._OPTIONAL_FIELDS}
+            fields |= {field: by_prefix(tensors, field) or None for field in cls._TENSORS_BY_LAYER}
+            for field in ("sums", "baseline_sums"):  # by the order in which metrics were asked for
+                fields[field] = {name: tensors[f"{field}/{name}"] for name in header["metrics"]}
+            check_layout(tensors, cls._layout(header["metrics"]), U=units, B=-(-header["examples"] // 8))
+            return cls(**fields)
+
+        return load(path, cls._FORMAT, made)
+
+    @classmethod
+    def _layout(cls, metrics: Sequence[str]) -> dict[str, str]:
+        """How a file's tensors are laid out: L classes, U pooled units, B bytes of outcomes."""
+        each = cls._EACH
+        found = {"ambiguous": f"int64 {each}", "class_examples": "int64 L", "outcomes": f"uint8 {each} B"}
+        found |= {"used": f"int64 {each}", "bounds": f"float64 {each} 2", **cls._LAYOUT}
+        for metric in metrics:
+            dtype, classes = "int64" if metric in _COUNTED else "float64", " L" if metric in PER_CLASS else ""
+            found |= {f"sums/{metric}": f"{dtype} {each}{classes}", f"baseline_sums/{metric}": f"{dtype}{classes}"}
+            found |= {f"single_sums/{metric}": f"{dtype} V{classes}"}
+        return found
 
     def _sampled_columns(self) -> dict[str, Any]:
         """A table's columns: examples of each configuration, and accuracies' bounds; none without a tolerance."""

@@ -1,5 +1,6 @@
 """Scores of explicit sets of ablated units, their table, their plot."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +24,8 @@ class AblationScores(Scored):
     units: Tensor
 
     _FORMAT: ClassVar[str] = "sdkernels.AblationScores/1"
+    _EACH: ClassVar[str] = "K"
+    _LAYOUT: ClassVar[Mapping[str, str]] = {"units": "bool K U"}
     _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("units", *Scored._TENSOR_FIELDS)
 
     def to_pandas(self) -> Any:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdkernels.engine.arrays import read_arrays
+
 
 class State(Protocol):
     """What a pass accumulates."""
@@ -52,6 +54,6 @@ def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
 
 def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What :func:`pack` was given."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        header = json.loads(str(file["header"]))
-        return header, {name: torch.from_numpy(file[name]) for name in file.files if name != "header"}
+    arrays = read_arrays(io.BytesIO(content))
+    header = json.loads(str(arrays.pop("header")))
+    return header, {name: torch.from_numpy(array) for name, array in arrays.items()}

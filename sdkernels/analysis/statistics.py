@@ -11,7 +11,7 @@ from torch import Tensor
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.heat_map import draw_heat_map
 from sdkernels.analysis.information import Correction, bits_about_class
-from sdkernels.analysis.saved import by_prefix, read, with_prefix, write
+from sdkernels.analysis.saved import by_prefix, check_header, check_layout, check_units, load, with_prefix, write
 from sdkernels.analysis.selectivity import Kind, Negative, class_selectivity
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.analysis.units import PooledUnits
@@ -24,6 +24,14 @@ _TENSORS = (
 )
 _OPTIONAL = ("edges", "histogram")
 _HEADER = ("layers", "unit_counts", "rank_error", "precision")
+_LAYOUT = {
+    **dict.fromkeys(("mean", "variance", "element_variance", "minimum", "maximum"), "float64 U"),
+    **dict.fromkeys(("elements", "fired", "fired_elements"), "int64 U"),
+    **dict.fromkeys(("class_mean", "class_variance"), "float64 L U"),
+    "class_examples": "int64 L",
+    "edges": "float64 U E",
+    "histogram": "int64 L U Z",
+}
 _SCORES = {
     "mean": "mean activation",
     "variance": "variance of the activation",
@@ -285,11 +293,20 @@ class UnitStatistics(PooledUnits):
         Raises:
             ValueError: the file is no such saved result; names it.
         """
-        header, tensors = read(path, _FORMAT)
-        fields: dict[str, Any] = {name: header[name] for name in (*_HEADER, "versions")}
-        fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
-        fields |= {name: tensors[name] for name in _TENSORS} | {name: tensors.get(name) for name in _OPTIONAL}
-        return cls(**fields, mean_maps=by_prefix(tensors, "mean_maps") or None)
+
+        def made(header: dict[str, Any], tensors: dict[str, Tensor]) -> "UnitStatistics":
+            check_header(header, {"rank_error": (int, float), "precision": (str,), "versions": (dict,)})
+            units = check_units(header["layers"], header["unit_counts"])
+            fields: dict[str, Any] = {name: header[name] for name in (*_HEADER, "versions")}
+            fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
+            fields |= {name: tensors[name] for name in _TENSORS} | {name: tensors.get(name) for name in _OPTIONAL}
+            cells = tensors["edges"].shape[-1] + 2 if "edges" in tensors else 0
+            check_layout(tensors, _LAYOUT, U=units, Z=cells)
+            if ("edges" in tensors) != ("histogram" in tensors):
+                raise ValueError("of edges and histogram there is one without the other")
+            return cls(**fields, mean_maps=by_prefix(tensors, "mean_maps") or None)
+
+        return load(path, _FORMAT, made)
 
     def _score(self, name: str, values: Tensor) -> UnitScore:
         return UnitScore(name=name, values=values, layers=self.layers, unit_counts=self.unit_counts, dead=self.dead)

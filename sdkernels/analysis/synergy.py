@@ -33,6 +33,13 @@ class PairImportance(Scored):
     single_outcomes: Tensor | None = None
 
     _FORMAT: ClassVar[str] = "sdkernels.PairImportance/1"
+    _EACH: ClassVar[str] = "P"
+    _LAYOUT: ClassVar[Mapping[str, str]] = {
+        "pairs": "int64 P 2",
+        "units": "int64 V",
+        "single_ambiguous": "int64 V",
+        "single_outcomes": "uint8 V B",
+    }
     _TENSOR_FIELDS: ClassVar[tuple[str, ...]] = ("pairs", "units", "single_ambiguous", *Scored._TENSOR_FIELDS)
     _OPTIONAL_FIELDS: ClassVar[tuple[str, ...]] = ("single_outcomes", *Scored._OPTIONAL_FIELDS)
     _TENSORS_BY_LAYER: ClassVar[tuple[str, ...]] = ("single_sums", *Scored._TENSORS_BY_LAYER)

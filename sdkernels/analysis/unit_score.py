@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
-from sdkernels.analysis.saved import read, write
+from sdkernels.analysis.saved import check_header, check_layout, check_units, load, write
 from sdkernels.analysis.units import PooledUnits
 
 _FORMAT = "sdkernels.UnitScore/1"
@@ -94,14 +94,20 @@ class UnitScore(PooledUnits):
         Raises:
             ValueError: the file is no such saved score; names it.
         """
-        header, tensors = read(path, _FORMAT)
-        return cls(
-            name=header["name"],
-            values=tensors["values"],
-            layers=tuple(header["layers"]),
-            unit_counts=tuple(header["unit_counts"]),
-            dead=tensors.get("dead"),
-        )
+
+        def made(header: dict[str, Any], tensors: dict[str, Tensor]) -> "UnitScore":
+            check_header(header, {"name": (str,)})
+            units = check_units(header["layers"], header["unit_counts"])
+            check_layout(tensors, {"values": "float64 U", "dead": "bool U"}, U=units)
+            return cls(
+                name=header["name"],
+                values=tensors["values"],
+                layers=tuple(header["layers"]),
+                unit_counts=tuple(header["unit_counts"]),
+                dead=tensors.get("dead"),
+            )
+
+        return load(path, _FORMAT, made)
 
     def to_pandas(self) -> Any:
         """A long table, one row a unit: its layer, its index there, the number, and whether it is dead."""

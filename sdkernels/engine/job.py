@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdkernels.engine.arrays import read_arrays
 from sdkernels.engine.batches import Batch, Batches
 from sdkernels.engine.families import Family
 from sdkernels.engine.graph import Graph
@@ -154,8 +155,7 @@ class Tally:
         Raises:
             ValueError: that was of another job.
         """
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+        arrays = {name: torch.from_numpy(array) for name, array in read_arrays(io.BytesIO(content)).items()}
         examples = int(arrays["examples"])
         tally = cls(job, examples)
         tally.intact.examples = examples
