@@ -66,7 +66,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if metadata.get("crc32") != _checksum(tensors, metadata.get("record", "")):
         raise ValueError(f"{path} is damaged: its checksum is wrong; remove it, or take another checkpoint")
-    record: dict[str, Any] = json.loads(metadata["record"])
+    try:
+        record: dict[str, Any] = json.loads(metadata["record"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} holds no record of a training ({error}); take another checkpoint") from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{path} holds no record of a training, but a {type(record).__name__}; take another checkpoint"
+        )
     return tensors, record
 
 

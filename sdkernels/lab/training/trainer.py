@@ -18,6 +18,7 @@ from sdkernels.lab.training.feeds import Data, Feed, feed_for
 from sdkernels.lab.training.metrics import EpochMetrics, Training
 from sdkernels.lab.training.optimisers import make_optimiser
 from sdkernels.lab.training.options import TrainingOptions
+from sdkernels.lab.training.restored import check_record, check_tensors
 from sdkernels.lab.training.schedules import learning_rate, total_steps
 from sdkernels.lab.training.state import (
     copied,
@@ -242,12 +243,9 @@ class Trainer:
         self._settle()
         leaves, structure = flatten(self._carried)
         tensors = {
-            **pack_model(self.model),
+            **self._always(),
             **pack_optimiser(self._optimiser),
             **{f"carried.{i}": copied(leaf) for i, leaf in enumerate(leaves)},
-            **{f"draws.{name}": state for name, state in self._draws.states().items()},
-            "generator.shuffle": self._shuffle_before.clone(),
-            "generator.augmentation": self._augment.get_state(),
         }
         record = {
             "format": FORMAT,
@@ -290,6 +288,8 @@ class Trainer:
         if found:
             more = f", and {len(found) - 6} more" if len(found) > 6 else ""
             raise ValueError(f"this is the state of another training run; it differs in {', '.join(found[:6])}{more}")
+        check_tensors(tensors, self._always(), self.options.optimiser, self._optimiser.param_groups[0]["params"])
+        check_record(record, tensors, self.total_steps)
         unpack_model(self.model, tensors)
         unpack_optimiser(self._optimiser, tensors)
         leaves: Iterator[Tensor] = (tensors[f"carried.{i}"].to(self.device) for i in range(len(tensors)))
@@ -301,6 +301,15 @@ class Trainer:
         self._tally, self._seconds, self._rate = Tally(**record["tally"]), record["seconds"], record["learning_rate"]
         self._memorised, self._torn, self._evaluated = record["memorised"], False, None
         self.history = [EpochMetrics(**metrics) for metrics in record["history"]]
+
+    def _always(self) -> dict[str, Tensor]:
+        """The tensors that every state has."""
+        return {
+            **pack_model(self.model),
+            **{f"draws.{name}": state for name, state in self._draws.states().items()},
+            "generator.shuffle": self._shuffle_before.clone(),
+            "generator.augmentation": self._augment.get_state(),
+        }
 
     def _refuse_torn(self) -> None:
         if self._torn:
