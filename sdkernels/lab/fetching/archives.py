@@ -142,7 +142,7 @@ class _Counted(io.RawIOBase):
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence != io.SEEK_SET or offset > self._limit:
+        if whence != io.SEEK_SET or not 0 <= offset <= self._limit:
             raise FetchError(f"{self._name} unpacks to more than {self._limit:,} bytes")
         return self._source.seek(offset)
 
