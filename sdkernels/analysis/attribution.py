@@ -18,6 +18,7 @@ from sdkernels.analysis.attribution_runs import Ready, prepared, run
 from sdkernels.analysis.fingerprint import fingerprint
 from sdkernels.analysis.measure import progress
 from sdkernels.analysis.subject import undisturbed
+from sdkernels.engine.arguments import dense, flag
 from sdkernels.engine.checks import PROBE_EXAMPLES, SdkernelsWarning
 from sdkernels.engine.sites import Site, check_eval_mode, find_sites, unwrap
 
@@ -117,7 +118,7 @@ class LayerUnitAblation:
         """
         model = self._model
         check_eval_mode(model)
-        per_pass = check_perturbations(perturbations_per_eval)
+        per_pass, show_progress = check_perturbations(perturbations_per_eval), flag("show_progress", show_progress)
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         x = _check_inputs(inputs).to(device)
         with torch.inference_mode(False), torch.no_grad(), undisturbed(device, tf32=False):
@@ -161,7 +162,7 @@ def _check_inputs(inputs: Tensor) -> Tensor:
         raise TypeError(f"inputs is a {type(inputs).__name__}; give one tensor [N, ...]")
     if inputs.ndim == 0 or inputs.numel() == 0:
         raise ValueError(f"inputs {list(inputs.shape)} must be [N, ...] with at least one example")
-    return inputs.detach()
+    return dense("inputs", inputs, real=False).detach()
 
 
 def _kind(x: Tensor) -> tuple[Hashable, ...]:

@@ -1,12 +1,13 @@
 """The arguments of an attribution, as captum's users give them: targets, baselines, masks."""
 
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sdkernels.engine.arguments import dense, whole_number
 from sdkernels.engine.batches import INTEGER_DTYPES
 from sdkernels.engine.sites import Site
 
@@ -72,7 +73,7 @@ def check_baselines(given: Any, site: Site, examples: int, device: torch.device)
     if not isinstance(given, Tensor) or given.dtype == torch.bool or given.is_complex():
         found = f"a {given.dtype} tensor" if isinstance(given, Tensor) else f"a {type(given).__name__}"
         raise TypeError(f"layer_baselines is {found}; give a number or a real tensor")
-    value = given.detach().to(device, torch.float64)
+    value = dense("layer_baselines", given).detach().to(device, torch.float64)
     if value.shape == (site.units,):
         return Baselines(value.view(site.per_unit), False)
     shape = (examples, *site.example_shape)
@@ -140,6 +141,4 @@ def check_perturbations(given: Any) -> int | None:
     """
     if isinstance(given, str) and given == "auto":
         return None
-    if isinstance(given, bool) or not isinstance(given, Integral) or given < 1:
-        raise ValueError(f"perturbations_per_eval={given!r} must be 'auto' or a positive int")
-    return int(given)
+    return whole_number("perturbations_per_eval", given, 1, what="'auto' or a positive int")

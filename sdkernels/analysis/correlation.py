@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.importance import UnitImportance
 from sdkernels.analysis.scatter import draw_scatter
@@ -75,8 +76,7 @@ class RankCorrelation:
         the values, rho to their ranks. The legend stands beside the axes: ``layout="constrained"`` makes a figure leave
         room for it.
         """
-        if ax is None:
-            ax = require("matplotlib.pyplot", "RankCorrelation.plot()").subplots(layout="constrained")[1]
+        ax = axes(ax, "RankCorrelation.plot()", layout="constrained")
         is_drawn = self.x.values.isfinite() & self.y.values.isfinite()
         if self.dead is not None:
             is_drawn &= ~self.dead

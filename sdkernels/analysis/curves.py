@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, draw_band
 
@@ -78,8 +79,7 @@ class AblationCurve(Scored):
 
     def plot(self, ax: Any = None, *, metric: str = "accuracy", label: str | None = None, color: Any = None) -> Any:
         """Draw the mean over orders and a band of one standard deviation; returns the matplotlib axes."""
-        if ax is None:
-            ax = require("matplotlib.pyplot", "AblationCurve.plot()").subplots()[1]
+        ax = axes(ax, "AblationCurve.plot()")
         curves = self.metric(metric)
         check_plottable(metric, curves.shape)
         draw_band(ax, self.fraction, curves, label=label, color=color)

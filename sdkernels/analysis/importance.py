@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.heat_map import draw_heat_map
 from sdkernels.analysis.scored import PER_CLASS, Scored, axis_label, columns, largest
@@ -119,8 +120,7 @@ class UnitImportance(Scored):
         Returns the matplotlib axes.
         """
         importance = self.importance(metric)
-        if ax is None:
-            ax = require("matplotlib.pyplot", "UnitImportance.plot()").subplots(layout="constrained")[1]
+        ax = axes(ax, "UnitImportance.plot()", layout="constrained")
         label = _change(metric, " without the unit")
         if metric in PER_CLASS:
             draw_heat_map(ax, importance, self.layers, self.unit_counts, label=label, diverging=True)

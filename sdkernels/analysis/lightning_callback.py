@@ -4,6 +4,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from sdkernels.engine.arguments import flag, is_one_of
+
 if TYPE_CHECKING:
     from sdkernels.analysis.monitor import AblationMonitor
 
@@ -15,10 +17,13 @@ def make_callback(monitor: "AblationMonitor", on: str, log_name: str, stop: bool
 
     Raises:
         ImportError: neither package is installed; says how to get it.
-        ValueError: ``on`` is unknown.
+        ValueError, TypeError: ``on`` is unknown, or an argument is none of its kind.
     """
-    if on not in ("epoch", "step"):
+    if not is_one_of(on, ("epoch", "step")):
         raise ValueError(f"on={on!r}: choose 'epoch' or 'step'")
+    if not isinstance(log_name, str):
+        raise TypeError(f"log_name is a {type(log_name).__name__}; give a string")
+    stop = flag("stop", stop)
     base = _lightning().Callback
     return type("AblationCallback", (_Hooks, base), {})(monitor, on, log_name, stop)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sdkernels.analysis.ablation import cumulative_ablation
+from sdkernels.analysis.axes import axes, look
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.lightning_callback import make_callback
@@ -147,6 +149,10 @@ class AblationMonitor:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
         model = unwrap(model)
+        if any(is_lazy(parameter) for parameter in model.parameters()):
+            raise ValueError(
+                f"{type(model).__name__} has lazy parameters, which have no shape yet; call the model once"
+            )
         start = time.perf_counter()
         with preserved(model, self._data, self._options.get("value_data")):
             for module in model.modules():
@@ -192,6 +198,10 @@ class AblationMonitor:
         Raises:
             ValueError: it is no such state.
         """
+        if not isinstance(state, Mapping):
+            raise ValueError(
+                f"state is a {type(state).__name__}, not that of an AblationMonitor; give what state_dict() gave"
+            )
         try:
             calls, history = int(state["calls"]), [Check(**numbers, curve=None) for numbers in state["history"]]
         except (KeyError, TypeError, ValueError) as error:
@@ -205,10 +215,9 @@ class AblationMonitor:
 
     def plot(self, ax: Any = None, *, label: str | None = None, color: Any = None) -> Any:
         """Draw the AUC over steps and a band of one standard deviation; returns the matplotlib axes."""
-        if ax is None:
-            ax = require("matplotlib.pyplot", "AblationMonitor.plot()").subplots()[1]
+        ax = axes(ax, "AblationMonitor.plot()")
         steps, areas = [check.step for check in self.history], [check.auc for check in self.history]
-        (line,) = ax.plot(steps, areas, marker=".", label=label, color=color)
+        (line,) = ax.plot(steps, areas, marker=".", **look(label, color))
         low, high = ([check.auc + sign * check.auc_sd for check in self.history] for sign in (-1, 1))
         ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         ax.set_xlabel("step")

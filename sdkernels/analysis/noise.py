@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.measure import Options, measure
 from sdkernels.analysis.saved import Path_
@@ -67,8 +68,7 @@ class NoiseCurve(Scored):
         """
         scores = self.metric(metric)
         check_plottable(metric, scores.shape)
-        if ax is None:
-            ax = require("matplotlib.pyplot", "NoiseCurve.plot()").subplots()[1]
+        ax = axes(ax, "NoiseCurve.plot()")
         line = draw_band(ax, self.scales, scores, label=label)
         ax.axhline(float(self.baseline[metric]), color=line.get_color(), linestyle="--", linewidth=0.8)
         if (self.scales > 0).all():

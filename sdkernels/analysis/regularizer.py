@@ -1,6 +1,5 @@
 """A term of the training loss that raises or lowers the class selectivity of units."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -8,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.arguments import is_one_of, number, whole_number
 from sdkernels.engine.sites import Layers, resolve_layers, site_of, unwrap
 from sdkernels.ops import class_means
+
+MOST_CLASSES = 2**24  # each has a mean for every unit
 
 
 class SelectivityRegularizer:
@@ -99,11 +100,8 @@ class SelectivityRegularizer:
                 "DistributedDataParallel"
             )
         if num_classes is not None:
-            if isinstance(num_classes, bool) or not isinstance(num_classes, int):
-                raise TypeError(f"num_classes is a {type(num_classes).__name__}; give an int, or None")
-            if num_classes < 1:
-                raise ValueError(f"num_classes={num_classes} must be positive")
-        if _number("epsilon", epsilon) <= 0:
+            num_classes = whole_number("num_classes", num_classes, 1, MOST_CLASSES, what="an int, or None")
+        if number("epsilon", epsilon) <= 0:
             raise ValueError(f"epsilon={epsilon!r} must be positive: silent units are divided by it")
         if not is_one_of(kind, ("macro", "micro")):
             raise ValueError(f"kind={kind!r}: choose 'macro' or 'micro'")
@@ -130,7 +128,7 @@ class SelectivityRegularizer:
 
     @weight.setter
     def weight(self, weight: float) -> None:
-        self._weight = _number("weight", weight)
+        self._weight = number("weight", weight)
 
     @property
     def selectivity(self) -> dict[str, float]:
@@ -153,7 +151,10 @@ class SelectivityRegularizer:
                 "torch.compile has compiled before does not see the regularizer: make it before the first forward pass"
             )
         _check_labels(labels)
-        classes = int(labels.max()) + 1 if self._classes is None else self._classes
+        greatest = int(labels.max())
+        classes = greatest + 1 if self._classes is None else self._classes
+        if greatest >= min(classes, MOST_CLASSES):
+            raise ValueError(f"labels go up to {greatest}, and must be below num_classes, {min(classes, MOST_CLASSES)}")
         # With weight 0 backward must not even add zeros, which may lie in memory as another convolution likes them.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.weight != 0):
             means: dict[str, Tensor] = {}
@@ -300,14 +301,6 @@ def _named(
             raise ValueError(f"layer {full_name!r} is named twice")
         result[full_name] = module, call
     return result
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is a {type(value).__name__}; give a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}={value!r} must be finite")
-    return float(value)
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -18,21 +18,33 @@ Made = TypeVar("Made")
 
 
 def write(path: Path_, form: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write one file; a crash never leaves half of it under its name."""
-    target = Path(path)
+    """Write one file; a crash never leaves half of it under its name.
+
+    Raises:
+        TypeError: no path.
+        ValueError, OSError: a path that no file can have, a folder, a full disk; names it.
+    """
+    target = _file(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"path={str(path)!r} is a folder; give the name of a file")
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        np.savez(file, allow_pickle=False, header=np.array(json.dumps({"format": form, **header})), **arrays)
-    partial.replace(target)
+    try:
+        with partial.open("wb") as file:
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            np.savez(file, allow_pickle=False, header=np.array(json.dumps({"format": form, **header})), **arrays)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read(path: Path_, form: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors of what :func:`write` wrote; runs no code from the file.
 
     Raises:
+        TypeError: no path.
         ValueError: the file is no such result; names it.
     """
+    _file(path)
     try:
         with open(path, "rb") as file:
             arrays = read_arrays(file)
@@ -133,3 +145,16 @@ def by_prefix(tensors: Mapping[str, Tensor], field: str) -> dict[str, Tensor]:
 def with_prefix(field: str, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """A field's tensors by name, as :func:`by_prefix` finds them."""
     return {f"{field}/{name}": tensor for name, tensor in (tensors or {}).items()}
+
+
+def _file(path: Any) -> Path:
+    """A path that a file could have."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path is a {type(path).__name__}; give the name of a file")
+    try:
+        os.stat(path)
+    except ValueError as error:  # a NUL, or what the system's encoding does not have
+        raise ValueError(f"path={path!r}: no file can have this name ({error})") from error
+    except OSError:
+        pass  # so far there is none
+    return Path(path)

@@ -7,8 +7,10 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from sdkernels.analysis.axes import look
 from sdkernels.analysis.saved import by_prefix, check_header, check_layout, check_units, load, with_prefix, write
 from sdkernels.analysis.units import PooledUnits
+from sdkernels.engine.arguments import whole_number
 from sdkernels.engine.outcomes import unpack
 
 PER_CLASS = ("class_accuracy",)
@@ -181,9 +183,11 @@ class Scored(PooledUnits):
         return found
 
     def _sum(self, name: str) -> Tensor:
+        if not isinstance(name, str):
+            raise TypeError(f"metric is a {type(name).__name__}; give a string, as 'accuracy'")
         if name not in self.sums:
             measured = ", ".join(self.sums)
-            raise KeyError(f"{name!r} was not measured; this result has {measured}. Ask for it by metrics=(...)")
+            raise KeyError(f"metric {name!r} was not measured; this result has {measured}. Ask for it by metrics=(...)")
         return self.sums[name]
 
     def _mean(self, name: str, total: Tensor) -> Tensor:
@@ -215,8 +219,7 @@ def largest(values: Tensor, k: int, metric: str, *, what: str, of: str) -> Tenso
         ValueError: k is out of 0..n, the metric is one a class, or a value is nan; ``what`` and ``of`` name them.
     """
     check_plottable(metric, values.shape)
-    if not 0 <= k <= len(values):
-        raise ValueError(f"k={k} must be within 0..{len(values)}, the number of {of}")
+    k = whole_number("k", k, 0, len(values), what=f"at most the number of {of}")
     if values.isnan().any():
         raise ValueError(f"{int(values.isnan().sum())} of {len(values)} {what} are nan: no order")
     return values.argsort(descending=True, stable=True)[:k]
@@ -230,7 +233,7 @@ def axis_label(metric: str) -> str:
 def draw_band(ax: Any, x: Tensor, scores: Tensor, *, label: str | None = None, color: Any = None) -> Any:
     """Draw the mean of scores [R, T] over R against x [T], with a band of one standard deviation; gives the line."""
     mean = scores.mean(0).numpy()
-    (line,) = ax.plot(x.numpy(), mean, label=label, color=color)
+    (line,) = ax.plot(x.numpy(), mean, **look(label, color))
     if len(scores) > 1:
         spread = scores.std(0).numpy()
         ax.fill_between(x.numpy(), mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0)

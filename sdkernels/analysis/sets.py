@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns
 
@@ -46,8 +47,7 @@ class AblationScores(Scored):
         """Draw a bar a set, and the intact model as a dashed line; returns the matplotlib axes."""
         scores = self.metric(metric)
         check_plottable(metric, scores.shape)
-        if ax is None:
-            ax = require("matplotlib.pyplot", "AblationScores.plot()").subplots()[1]
+        ax = axes(ax, "AblationScores.plot()")
         ax.bar(np.arange(len(scores)), scores.numpy())
         ax.axhline(float(self.baseline[metric]), color="black", linestyle="--", linewidth=0.8, label="intact")
         ax.set_xlabel("set of ablated units")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.heat_map import draw_heat_map
 from sdkernels.analysis.information import Correction, bits_about_class
@@ -133,7 +134,7 @@ class UnitStatistics(PooledUnits):
             ValueError: no such statistic; lists them.
         """
         if not is_one_of(name, _SCORES):
-            raise ValueError(f"there is no score {name!r}; choose one of {', '.join(_SCORES)}")
+            raise ValueError(f"name={name!r}: there is no such score; choose one of {', '.join(_SCORES)}")
         return self._score(_SCORES[name], getattr(self, name))
 
     def selectivity(self, kind: Kind = "macro", *, negative: Negative = "raise") -> UnitScore:
@@ -263,8 +264,7 @@ class UnitStatistics(PooledUnits):
 
         Each layer's units stand by their preferred class, the most selective first, and dead ones last, in grey.
         """
-        if ax is None:
-            ax = require("matplotlib.pyplot", "UnitStatistics.plot()").subplots(layout="constrained")[1]
+        ax = axes(ax, "UnitStatistics.plot()", layout="constrained")
         means = self.class_mean.t()
         largest, others = means.nan_to_num(0.0).abs().amax(1), means.nan_to_num(0.0).sum(1)
         part = torch.where(largest[:, None] > 0, means / largest[:, None], torch.nan)

@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.heat_map import UNDEFINED
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, largest
+from sdkernels.engine.arguments import is_one_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -147,8 +149,7 @@ class PairImportance(Scored):
         measured = matrix[matrix.isfinite()]
         if not len(measured):
             raise ValueError(f"no pair within layer {name!r} has a finite synergy: nothing to draw")
-        if ax is None:
-            ax = require("matplotlib.pyplot", "PairImportance.plot()").subplots(layout="constrained")[1]
+        ax = axes(ax, "PairImportance.plot()", layout="constrained")
         most = float(measured.abs().max()) or 1.0
         colours = require("matplotlib", "PairImportance.plot()").colormaps["RdBu_r"].with_extremes(bad=UNDEFINED)
         image = ax.imshow(matrix.numpy(), cmap=colours, vmin=-most, vmax=most, interpolation="nearest")
@@ -168,7 +169,7 @@ class PairImportance(Scored):
     def _layer(self, layer: str | None) -> int:
         if layer is None and len(self.layers) == 1:
             return 0
-        if layer is None or layer not in self.layers:
+        if layer is None or not is_one_of(layer, self.layers):
             raise ValueError(f"layer={layer!r}: a matrix is of one layer; say which of {list(self.layers)}")
         return self.layers.index(layer)
 

@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.saved import check_header, check_layout, check_units, load, write
 from sdkernels.analysis.units import PooledUnits
+from sdkernels.engine.arguments import dense, is_one_of, whole_number
+
+MOST_BINS = 10_000  # more than a plot has pixels
 
 _FORMAT = "sdkernels.UnitScore/1"
 
@@ -44,16 +48,33 @@ class UnitScore(PooledUnits):
     dead: Tensor | None = None
 
     def __post_init__(self) -> None:
-        units = sum(self.unit_counts)
+        if not isinstance(self.name, str):
+            raise TypeError(f"name is a {type(self.name).__name__}; give a string")
+        for field in ("layers", "unit_counts"):
+            given = getattr(self, field)
+            if not isinstance(given, (tuple, list)):
+                raise TypeError(f"{field} is a {type(given).__name__}; give a tuple, with an item a layer")
+            object.__setattr__(self, field, tuple(given))
+        if not all(isinstance(layer, str) for layer in self.layers):
+            raise TypeError(f"layers={self.layers} must be names")
+        for count in self.unit_counts:
+            whole_number("unit_counts", count, 0, what="the number of a layer's units, for each layer")
         if len(self.layers) != len(self.unit_counts):
-            raise ValueError(f"a score of {len(self.layers)} layers {list(self.layers)} with {self.unit_counts} units")
-        for name in ("values", "dead"):
-            given = getattr(self, name)
-            if given is not None and given.shape != (units,):
-                raise ValueError(f"{name} {list(given.shape)} must be [{units}], one a unit of {list(self.layers)}")
-        object.__setattr__(self, "values", self.values.detach().double().cpu())
+            raise ValueError(
+                f"{len(self.layers)} layers {list(self.layers)} need as many unit_counts={self.unit_counts}"
+            )
+        self._set("values", torch.float64)
         if self.dead is not None:
-            object.__setattr__(self, "dead", self.dead.bool().cpu())
+            self._set("dead", torch.bool)
+
+    def _set(self, field: str, dtype: torch.dtype) -> None:
+        given, units = getattr(self, field), sum(self.unit_counts)
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{field} is a {type(given).__name__}; give a tensor [{units}]")
+        if given.shape != (units,):
+            counts = f"layers {list(self.layers)} with unit_counts {list(self.unit_counts)}"
+            raise ValueError(f"{field} {list(given.shape)} must be [{units}], one a unit of {counts}")
+        object.__setattr__(self, field, dense(field, given).detach().to("cpu", dtype))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -68,8 +89,10 @@ class UnitScore(PooledUnits):
         Raises:
             ValueError: a layer that is not among its own; lists those.
         """
+        if not isinstance(layers, Sequence) or not layers:
+            raise TypeError(f"layers={layers!r}; give some of {list(self.layers)}")
         chosen = (layers,) if isinstance(layers, str) else tuple(layers)
-        if unknown := [layer for layer in chosen if layer not in self.layers]:
+        if unknown := [layer for layer in chosen if not is_one_of(layer, self.layers)]:
             raise ValueError(f"the {self.name} is of layers {list(self.layers)}, not of {unknown}")
         places = [self.layers.index(layer) for layer in chosen]
         units = torch.cat([(self.unit_layer == place).nonzero().squeeze(1) for place in places])
@@ -127,8 +150,8 @@ class UnitScore(PooledUnits):
         All layers share their bins and their scale, fractions of a layer's units. A dot is a layer's median, and the
         number beside it how many units have a score. What is not finite is left out.
         """
-        if ax is None:
-            ax = require("matplotlib.pyplot", "UnitScore.plot()").subplots(layout="constrained")[1]
+        ax = axes(ax, "UnitScore.plot()", layout="constrained")
+        bins = whole_number("bins", bins, 1, MOST_BINS)
         layers = [values[values.isfinite()].numpy() for values in self.split().values()]
         edges = np.histogram_bin_edges(np.concatenate(layers), bins=bins)
         shares = [np.histogram(values, bins=edges)[0] / max(len(values), 1) for values in layers]

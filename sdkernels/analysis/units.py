@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sdkernels.engine.arguments import whole_number
+
 
 class PooledUnits:
     """What every result says of the U units of its layers."""
@@ -25,5 +27,10 @@ class PooledUnits:
         return [self.layers[layer] for layer in self.unit_layer.tolist()]
 
     def named(self, unit: int) -> str:
-        """A pooled unit as messages name it."""
+        """A pooled unit as messages name it.
+
+        Raises:
+            ValueError, TypeError: it is none of 0..U-1.
+        """
+        unit = whole_number("unit", unit, 0, sum(self.unit_counts) - 1, what="the number of a pooled unit")
         return f"unit {int(self.unit_index[unit])} of layer {self.layers[int(self.unit_layer[unit])]!r}"

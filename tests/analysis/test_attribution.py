@@ -224,8 +224,12 @@ class TestRefusals:
                 ValueError,
                 "within unit 0 of layer 'relu1' .* captum.attr.LayerFeatureAblation",
             ),
-            ({"target": 0, "perturbations_per_eval": 0}, ValueError, "must be 'auto' or a positive int"),
-            ({"target": 0, "perturbations_per_eval": "all"}, ValueError, "must be 'auto' or a positive int"),
+            (
+                {"target": 0, "perturbations_per_eval": 0},
+                ValueError,
+                "perturbations_per_eval=0 must be .*'auto' or a positive int",
+            ),
+            ({"target": 0, "perturbations_per_eval": "all"}, TypeError, "is a str; give 'auto' or a positive int"),
         ],
     )
     def test_of_arguments(self, ours, options, error, match):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sdkernels.analysis.saved import Path_, load, write
+from sdkernels.engine.arguments import dense
 
 ComparedT = TypeVar("ComparedT", bound="Compared")
 Label = str | int | float
@@ -53,6 +54,8 @@ class Compared:
         if self.examples is not None and (isinstance(self.examples, bool) or not isinstance(self.examples, int)):
             raise TypeError(f"examples is a {type(self.examples).__name__}; give an int, or None if not known")
         for name in ("settings", "versions"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}; give a mapping")
             try:  # and what comes back from a file is the same
                 self._set(name, json.loads(json.dumps(dict(getattr(self, name)))))
             except (TypeError, ValueError) as error:
@@ -126,13 +129,11 @@ def numbers(name: str, given: Any) -> Tensor:
     """
     try:
         held = given.detach() if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given, dtype=np.float64))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} is a {type(given).__name__}; give a tensor or an array of numbers ({error})"
         ) from error
-    if held.is_complex():
-        raise TypeError(f"{name} holds complex numbers; give real ones")
-    return held.to("cpu", torch.float64, copy=True)
+    return dense(name, held).to("cpu", torch.float64, copy=True)
 
 
 def check_names(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
@@ -142,7 +143,7 @@ def check_names(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
         TypeError: some are no strings.
         ValueError: there are none, or one stands twice.
     """
-    names = (given,) if isinstance(given, str) else tuple(given)
+    names = _several(what, given)
     if other := [name for name in names if not isinstance(name, str)]:
         raise TypeError(f"{what} holds {other[0]!r}, a {type(other[0]).__name__}; give strings")
     if not names:
@@ -150,6 +151,15 @@ def check_names(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{what} holds {twice[0]!r} twice; give each a name of its own")
     return names
+
+
+def _several(what: str, given: Any) -> tuple[Any, ...]:
+    """One name, or some, as a tuple."""
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Sequence) or isinstance(given, bytes):
+        raise TypeError(f"{what} is a {type(given).__name__}; give a sequence of strings")
+    return tuple(given)
 
 
 def _is_single(label: Any) -> bool:

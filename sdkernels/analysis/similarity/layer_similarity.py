@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes, look
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.similarity.compared import Compared, check_names
 from sdkernels.analysis.similarity.distance_map import FIGURE, draw_distances
@@ -94,9 +95,7 @@ class LayerSimilarity(Compared):
         Rows are ``layers_a``, the first at the top, and columns ``layers_b``. Distances stand in their cells where
         there is room.
         """
-        if ax is None:
-            plot = require("matplotlib.pyplot", "LayerSimilarity.plot()")
-            ax = plot.subplots(figsize=FIGURE, layout="constrained")[1]
+        ax = axes(ax, "LayerSimilarity.plot()", figsize=FIGURE, layout="constrained")
         draw_distances(ax, self.distance, label=self._distance_label)
         name_across(ax, self.layers_b, beside=name_down(ax, self.layers_a))
         ax.set_ylabel(f"layer of {self.name_a}", **LITERAL)
@@ -110,10 +109,9 @@ class LayerSimilarity(Compared):
             ValueError: as :attr:`matched`.
         """
         first, second = self.matched.unbind(1)
-        if ax is None:
-            ax = require("matplotlib.pyplot", "LayerSimilarity.plot_by_layer()").subplots(layout="constrained")[1]
+        ax = axes(ax, "LayerSimilarity.plot_by_layer()", layout="constrained")
         distance = self.distance[first, second].numpy()
-        ax.plot(range(len(distance)), distance, marker="o", markersize=4, label=label, color=color)
+        ax.plot(range(len(distance)), distance, marker="o", markersize=4, **look(label, color))
         pairs = [(self.layers_a[a], self.layers_b[b]) for a, b in self.matched.tolist()]
         name_across(ax, [a if a == b else f"{a} / {b}" for a, b in pairs])
         ax.set_ylim(bottom=-0.02 * ax.get_ylim()[1])

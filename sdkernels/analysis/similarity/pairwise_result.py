@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.scatter import MARKERS
 from sdkernels.analysis.similarity.clustering import cut, leaf_order
@@ -16,7 +17,7 @@ from sdkernels.analysis.similarity.compared import ROUNDING, Compared, Label, ch
 from sdkernels.analysis.similarity.distance_map import FIGURE, draw_boundaries, draw_distances
 from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across, name_down, name_runs
 from sdkernels.analysis.similarity.pair_kinds import pair_kinds
-from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.arguments import is_one_of, whole_number
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,7 +85,7 @@ class PairwiseSimilarity(Compared):
         """
         chosen = check_names("names", names)
         if unknown := [name for name in chosen if name not in self.names]:
-            raise ValueError(f"the networks are {list(self.names)}; {unknown} are not among them")
+            raise ValueError(f"names: {unknown} are not among the networks, {list(self.names)}")
         places = [self.names.index(name) for name in chosen]
         return replace(
             self,
@@ -107,9 +108,11 @@ class PairwiseSimilarity(Compared):
         Raises:
             ValueError: ``count`` is out of range, there is no such layer or no saying which, or a distance is nan.
         """
+        return self._clusters("count", count, layer)
+
+    def _clusters(self, called: str, count: Any, layer: str | None) -> Tensor:
         at = self._layer(layer)
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(self.names):
-            raise ValueError(f"count={count!r} must be an int within 1..{len(self.names)}, the number of networks")
+        count = whole_number(called, count, 1, len(self.names), what="an int, at most the number of networks")
         distance = self.symmetrised[at]
         if len(rows := distance.isnan().any(1).nonzero()):
             unknown = [self.names[row] for row in rows.flatten().tolist()]
@@ -197,15 +200,13 @@ class PairwiseSimilarity(Compared):
             raise ValueError("by='groups', and there are none; give groups=, a label for each network")
         if clusters is not None and by != "clusters":
             raise ValueError(f"clusters={clusters} of networks that stand by {by}; leave out by=")
-        parts = None if clusters is None else self.clusters(clusters, layer)
+        parts = None if clusters is None else self._clusters("clusters", clusters, layer)
         order = torch.arange(len(self.names)) if by == "names" else leaf_order(self.symmetrised[at])
         if by == "groups" and labels is not None:
             first = [*dict.fromkeys(labels)]
             parts = torch.tensor([first.index(label) for label in labels])
             order = order[parts[order].argsort(stable=True)]
-        if ax is None:
-            plot = require("matplotlib.pyplot", "PairwiseSimilarity.plot()")
-            ax = plot.subplots(figsize=FIGURE, layout="constrained")[1]
+        ax = axes(ax, "PairwiseSimilarity.plot()", figsize=FIGURE, layout="constrained")
         draw_distances(ax, self.distance[at][order][:, order], label=self._distance_label, has_own=True)
         if parts is not None:
             rows = [row for row, (one, other) in enumerate(pairwise(parts[order].tolist()), 1) if one != other]
@@ -236,8 +237,7 @@ class PairwiseSimilarity(Compared):
         if len(self.names) == 1:
             raise ValueError(f"{self.names[0]!r} is the only network: there is no pair to draw")
         kinds = [kind for kind in pair_kinds(self._groups(groups), len(self.names)) if len(kind.pairs)]
-        if ax is None:
-            ax = require("matplotlib.pyplot", "PairwiseSimilarity.plot_by_layer()").subplots(layout="constrained")[1]
+        ax = axes(ax, "PairwiseSimilarity.plot_by_layer()", layout="constrained")
         colour_map = require("matplotlib", "a plot").colormaps["viridis"]
         depth, lines = np.arange(len(self.layers)), []
         for place, kind in enumerate(kinds):
@@ -262,6 +262,6 @@ class PairwiseSimilarity(Compared):
     def _layer(self, layer: str | None) -> int:
         if layer is None and len(self.layers) == 1:
             return 0
-        if layer is None or layer not in self.layers:
+        if layer is None or not is_one_of(layer, self.layers):
             raise ValueError(f"layer={layer!r}: this is of one layer; say which of {list(self.layers)}")
         return self.layers.index(layer)

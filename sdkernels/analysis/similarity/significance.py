@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
+from sdkernels.engine.arguments import number, whole_number
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,12 +95,9 @@ def bartlett(
         >>> found.count, found.statistics, found.degrees
         (1, tensor([20.9634,  0.0621], dtype=torch.float64), tensor([4, 1]))
     """
-    for name, number in (("examples", examples), ("rank_a", rank_a), ("rank_b", rank_b)):
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{name} is a {type(number).__name__}; give an int")
-        if number < 1:
-            raise ValueError(f"{name}={number} must be at least 1")
-    if not 0 < level < 1:
+    for name, count in (("examples", examples), ("rank_a", rank_a), ("rank_b", rank_b)):
+        whole_number(name, count, 1)
+    if not 0 < number("level", level) < 1:
         raise ValueError(f"level={level} must be above 0 and below 1, 0.05 for instance")
     rho = _checked(correlations, min(rank_a, rank_b), rank_a, rank_b)
     if examples <= rank_a + rank_b:

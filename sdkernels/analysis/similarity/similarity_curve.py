@@ -6,11 +6,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
+from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.scatter import MARKERS
 from sdkernels.analysis.similarity.compared import Compared, Label, check_labels, check_names
 from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across
-from sdkernels.engine.arguments import is_one_of
+from sdkernels.engine.arguments import flag, is_one_of
 
 _AXES = {"training": "checkpoint", "steps": "step"}
 _FEW = 10  # so many lines are told apart by markers too
@@ -88,14 +89,14 @@ class SimilarityCurve(Compared):
         Raises:
             ValueError: a logarithmic axis is asked for of strings or of numbers below 0.
         """
+        log = flag("log", log)
         is_numeric = not any(isinstance(moment, str) for moment in self.moments)
         if log and not is_numeric:
             raise ValueError(f"log=True is for moments that are numbers; these are {list(self.moments)[:3]}, ...")
         places = np.array(self.moments if is_numeric else range(len(self.moments)), dtype=np.float64)
         if log and (places.min() < 0 or places.max() <= 0):
             raise ValueError(f"log=True is for moments of 0 or more, and some above; these go from {places.min():g}")
-        if ax is None:
-            ax = require("matplotlib.pyplot", "SimilarityCurve.plot()").subplots(layout="constrained")[1]
+        ax = axes(ax, "SimilarityCurve.plot()", layout="constrained")
         colours = require("matplotlib", "a plot").colormaps["viridis"](np.linspace(0, 0.87, max(len(self.layers), 2)))
         order = places.argsort(kind="stable")
         lines = []

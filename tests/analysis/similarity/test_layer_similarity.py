@@ -241,7 +241,11 @@ def test_load_refuses_other_files(tmp_path):
             r"distance \[2, 3\] goes down to -0.1, and none is below 0",
         ),
         ({"distance": "near"}, TypeError, "distance is a str; give a tensor or an array of numbers"),
-        ({"distance": torch.zeros(2, 3, dtype=torch.cfloat)}, TypeError, "distance holds complex numbers"),
+        (
+            {"distance": torch.zeros(2, 3, dtype=torch.cfloat)},
+            TypeError,
+            "distance is a torch.complex64 tensor .*; give real numbers",
+        ),
         ({"rank_a": [1, 2, 3]}, ValueError, r"rank_a \[3\] must be \[2\]: one for each of layers_a"),
         ({"rank_b": [1, 2]}, ValueError, r"rank_b \[2\] must be \[3\]: one for each of layers_b"),
         ({"rank_b": [1, 2, -3]}, ValueError, "rank_b must be counts, 0 or more"),

@@ -336,7 +336,7 @@ def test_some_networks():
     assert some.distance[1].tolist() == [[0, float(held.distance[1, 3, 0])], [float(held.distance[1, 0, 3]), 0]]
     assert some.method == "cka"
     assert held.of("b").distance.tolist() == [[[0]], [[0]]]
-    with pytest.raises(ValueError, match=r"the networks are \['a', .*\]; \['f'\] are not among them"):
+    with pytest.raises(ValueError, match=r"names: \['f'\] are not among the networks, \['a', "):
         held.of(["a", "f"])
 
 
@@ -397,9 +397,9 @@ def test_bad_fields_are_refused(changed, error, says):
     [
         (lambda held: held.clusters(2), r"layer=None: this is of one layer; say which of \['low', 'high'\]"),
         (lambda held: held.plot("mid", axes()), r"layer='mid': this is of one layer; say which of"),
-        (lambda held: held.clusters(0, "low"), r"count=0 must be an int within 1\.\.5, the number of networks"),
-        (lambda held: held.clusters(6, "low"), r"count=6 must be an int within 1\.\.5"),
-        (lambda held: held.clusters(2.0, "low"), r"count=2.0 must be an int"),
+        (lambda held: held.clusters(0, "low"), r"count=0 must be within 1\.\.5: .* the number of networks"),
+        (lambda held: held.clusters(6, "low"), r"count=6 must be within 1\.\.5"),
+        (lambda held: held.clusters(2.0, "low"), r"count is a float; give an int"),
         (
             lambda held: held.clusters(2, "high"),
             r"at layer 'high' some distances of \['b', 'd'\] are nan.*\.of\(names\)",
@@ -414,7 +414,7 @@ def test_bad_fields_are_refused(changed, error, says):
 def test_bad_questions_are_refused(call, says):
     distance = distances()
     distance[1, 1, 3] = NAN
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, TypeError), match=says):
         call(result(distance))
 
 
