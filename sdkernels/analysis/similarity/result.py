@@ -8,10 +8,21 @@ from torch import Tensor
 
 from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
-from sdkernels.analysis.saved import Path_, read, write
+from sdkernels.analysis.saved import Path_, check_header, check_layout, load, write
 from sdkernels.analysis.similarity.significance import Significance, bartlett
 
 _TENSORS = ("correlations", "weights", "dead_a", "dead_b")
+_LAYOUT = {"correlations": "float64 c", "weights": "float64 c", "dead_a": "bool C", "dead_b": "bool D"}
+_HEADER: Mapping[str, tuple[type, ...]] = {
+    "method": (str,),
+    "distance": (float, int),
+    **dict.fromkeys(("side", "compat", "solver_a", "solver_b"), (str, type(None))),
+    **dict.fromkeys(("rank_a", "rank_b"), (int, type(None))),
+    **dict.fromkeys(("condition_a", "condition_b"), (float, int, type(None))),
+    "examples": (int,),
+    "settings": (dict,),
+    "versions": (dict,),
+}
 _NAMES = {"cca": "mean CCA", "svcca": "SVCCA", "pwcca": "PWCCA", "cka": "CKA"}
 
 
@@ -135,9 +146,16 @@ class Similarity:
         Raises:
             ValueError: the file is no such saved result; names it.
         """
-        header, tensors = read(path, cls._FORMAT)
-        named: dict[str, Any] = {field.name: header[field.name] for field in fields(cls) if field.name not in _TENSORS}
-        return cls(**(named | {name: tensors.get(name) for name in _TENSORS}))
+
+        def made(header: dict[str, Any], tensors: dict[str, Tensor]) -> "Similarity":
+            check_header(header, _HEADER)
+            check_layout(tensors, _LAYOUT)
+            if header["method"] not in _NAMES:
+                raise ValueError(f"its method is {header['method'][:100]!r}")
+            fields: dict[str, Any] = {name: header[name] for name in _HEADER} | {"correlations": None, "weights": None}
+            return cls(**(fields | {name: tensors[name] for name in ("dead_a", "dead_b")} | tensors))
+
+        return load(path, cls._FORMAT, made)
 
     def __repr__(self) -> str:
         sides = []
