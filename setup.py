@@ -17,6 +17,7 @@ from platform import machine
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
+from setuptools.errors import CCompilerError
 
 # Contraction off: a fused multiply-add would give other bits than the reference.
 CXX_FLAGS = ["-O3", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
@@ -25,6 +26,10 @@ LEVELS = {"_v3_": ["-march=x86-64-v3"], "_v4_": ["-march=x86-64-v4"]} if machine
 FLAGS_BY_NAME = {**LEVELS, "_sums": ["-ffp-contract=fast"]}
 NVCC_FLAGS = ["-O3", "--std=c++17", "-fmad=false", "-Icsrc/core", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 DEFAULT_ARCHS = "80+PTX;90a"
+COMPILER_HINT = (
+    "sdkernels' core is C++17 with OpenMP: install g++ (on Debian, apt install g++) or name another in CC and CXX; or"
+    " install a wheel, made by `python -m pip wheel --no-deps .` where there is one, which needs no compiler"
+)
 
 
 def find_nvcc(asked: str) -> str | None:
@@ -81,7 +86,10 @@ class BuildCore(build_ext):
             compile_cpp(result, source, suffix, first, last + own, macros)
 
         self.compiler._compile = compile_as_named
-        super().build_extension(ext)
+        try:
+            super().build_extension(ext)
+        except CCompilerError as error:
+            raise SystemExit(f"{error}\n{COMPILER_HINT}") from error
 
 
 if __name__ == "__main__":

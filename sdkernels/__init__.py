@@ -1,8 +1,11 @@
 """sdkernels: what does a trained network lose when directions of its activation space are removed or perturbed?"""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-__version__ = version("sdkernels")
+try:
+    __version__ = version("sdkernels")
+except PackageNotFoundError as error:
+    raise ImportError("sdkernels was found, but is not installed: `python -m pip install .` in its folder") from error
 
 from sdkernels.analysis.ablation import ablate, cumulative_ablation, unit_importance
 from sdkernels.analysis.attribution import LayerUnitAblation

@@ -36,4 +36,7 @@ def doctor() -> None:
 
 def main() -> None:
     """The entry point of the ``sdkernels`` command."""
-    app()
+    try:
+        app()
+    except ImportError as error:  # of an extra, which the message names
+        sys.exit(f"sdkernels: {error}")

@@ -47,7 +47,6 @@ def screen(findings: list[Finding]) -> str:
 
 
 _PACKAGES = {  # what for, and by which extra
-    "numpy": ("results", "paper"),
     "pandas": ("to_pandas(), recipes", "paper"),
     "matplotlib": ("plot(), recipes", "paper"),
     "tqdm": ("progress bars", "paper"),

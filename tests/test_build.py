@@ -1,10 +1,15 @@
 """What setup.py makes of its two environment variables, and what a source distribution holds."""
 
 import importlib.util
+import re
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pybind11.setup_helpers import build_ext
+from setuptools import Distribution
+from setuptools.errors import CompileError, LinkError
 
 ROOT = Path(__file__).parents[1]
 SETUP = ROOT / "setup.py"
@@ -88,7 +93,27 @@ def test_a_source_distribution_holds_the_cuda_files():
     assert {f"*{suffix}" for suffix in suffixes} <= set(patterns)
 
 
+@pytest.mark.parametrize("error", [CompileError("command 'g++' failed: No such file or directory"), LinkError("no")])
+def test_a_build_without_a_compiler_says_what_to_install(build, monkeypatch, error):
+    def fail(self, ext):
+        raise error
+
+    monkeypatch.setattr(build_ext, "build_extension", fail)
+    monkeypatch.setenv("SDKERNELS_CUDA", "0")
+    command = build.BuildCore(Distribution())
+    command.compiler = SimpleNamespace(_compile=None)
+    with pytest.raises(SystemExit, match=rf"{re.escape(str(error))}\n.*install g\+\+.*wheel"):
+        command.build_extension(None)
+
+
+def test_the_core_is_built_with_what_is_pinned():
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    (asked,) = re.findall(r"^requires = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert len(found := re.findall(r'"(.*?)"', asked)) == 2
+    assert set(found) <= set(pins)
+
+
 def test_setup_starts_nothing_that_is_slow():
     text = SETUP.read_text()
     assert "import torch" not in text
-    assert len(text.splitlines()) < 100
+    assert len(text.splitlines()) < 110

@@ -35,7 +35,7 @@ def _lightning() -> Any:
             return importlib.import_module(package)
         except ImportError:
             continue
-    raise ImportError("AblationMonitor.callback() needs Lightning: `python -m pip install lightning`")
+    raise ImportError('AblationMonitor.callback() needs Lightning: `python -m pip install "sdkernels[lightning]"`')
 
 
 class _Hooks:

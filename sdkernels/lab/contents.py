@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from sdkernels.analysis.extras import needed_by
 from sdkernels.analysis.passes import KIND as PASS
 from sdkernels.analysis.passes import ROWS_KIND as PASS_ROWS
 from sdkernels.engine.ledger import Item, Ledger, LedgerError, Run
 from sdkernels.lab.sweep.comparison import COMPARISON
 from sdkernels.lab.sweep.driver import CONDITION, NETWORK, STATE
 from sdkernels.lab.sweep.results import from_bytes
+
+with needed_by("what a ledger holds, as a table,"):
+    import pandas as pd
 
 _TIME = "%Y-%m-%d %H:%M:%S"
 

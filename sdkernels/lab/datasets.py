@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.extras import require
 from sdkernels.lab.labelled import LabelledData
 from sdkernels.lab.readers.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, read_cifar
 from sdkernels.lab.readers.digits_tokens import TRAINING_IMAGES
@@ -100,9 +101,7 @@ def load(name: str, data_dir: Path | None = None, *, split: str = "train") -> La
 
 
 def _digits(split: str) -> LabelledData:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    digits = require("sklearn.datasets", 'load("digits")').load_digits()
     part = {"train": slice(TRAINING_IMAGES), "test": slice(TRAINING_IMAGES, None), "all": slice(None)}[split]
     inputs = torch.tensor(digits.data[part] / 16, dtype=torch.float32)
     return LabelledData("digits", inputs, torch.tensor(digits.target[part]).long(), 10, (1, 8, 8))

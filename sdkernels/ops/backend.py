@@ -19,6 +19,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -106,7 +107,9 @@ def native_library() -> ModuleType:
     try:
         return importlib.import_module("sdkernels._C")
     except ImportError as error:
-        raise RuntimeError(f"sdkernels' native core is missing ({error}): {BUILD_HINT}") from error
+        built = Path(__file__).parents[1].glob("_C.*.so")
+        others = "".join(f"; {path.name} is there, and does not fit" for path in built)
+        raise RuntimeError(f"sdkernels' native core is missing ({error}{others}): {BUILD_HINT}") from error
 
 
 def native_function(op: str, like: Tensor) -> Callable[..., None]:
@@ -116,10 +119,11 @@ def native_function(op: str, like: Tensor) -> Callable[..., None]:
     code that it gives becomes an exception.
     """
     library = native_library()
-    if like.is_cuda:
-        function, last = getattr(library, f"{op}_cuda"), torch.cuda.current_stream(like.device).cuda_stream
-    else:
-        function, last = getattr(library, op), torch.get_num_threads()
+    name = f"{op}_cuda" if like.is_cuda else op
+    last = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else torch.get_num_threads()
+    function = getattr(library, name, None)
+    if function is None:
+        raise RuntimeError(f"{library.__file__} has no {name}, so it was built from other sources: {BUILD_HINT}")
 
     def call(*arguments: Any) -> None:
         if code := function(*arguments, last):

@@ -179,5 +179,5 @@ def test_an_unknown_occasion_is_refused():
 def test_missing_lightning_is_named(monkeypatch):
     for package in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match="needs Lightning: `python -m pip install lightning`"):
+    with pytest.raises(ImportError, match=r'needs Lightning: `python -m pip install "sdkernels\[lightning\]"`'):
         monitoring().callback()

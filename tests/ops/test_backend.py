@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from sdkernels.ops import backend
 from sdkernels.ops.backend import BACKENDS, OFFERED, choose_backend, native_function, native_library
 from tests.ops.backends import CORE
 from tests.ops.test_registered_ops import CASES
@@ -87,6 +88,23 @@ def test_a_missing_core_is_named(monkeypatch):
     for run in (native_library, lambda: choose_backend(CPU)):
         with pytest.raises(RuntimeError, match=r"core is missing .*pip install.*SDKERNELS_BACKEND=reference"):
             run()
+
+
+def test_a_core_for_another_python_is_named(monkeypatch, tmp_path):
+    (tmp_path / "_C.cpython-39-x86_64-linux-gnu.so").touch()
+    monkeypatch.setattr(backend, "__file__", str(tmp_path / "ops" / "backend.py"))
+    monkeypatch.setitem(sys.modules, "sdkernels._C", None)
+    with pytest.raises(
+        RuntimeError, match=r"_C\.cpython-39-x86_64-linux-gnu\.so is there, and does not fit\).*pip install"
+    ):
+        native_library()
+
+
+def test_a_core_of_other_sources_is_named():
+    with pytest.raises(
+        RuntimeError, match=r"_C\..*\.so has no future_op, so it was built from other sources: build it"
+    ):
+        native_function("future_op", torch.zeros(1))
 
 
 @pytest.mark.parametrize("device", [CPU, GPU], ids=str)

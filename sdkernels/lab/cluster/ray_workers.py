@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sdkernels.analysis.extras import require
 from sdkernels.lab.cluster.dispatch import Crew
 from sdkernels.lab.cluster.worker import ClusterWorker
 
@@ -52,7 +53,7 @@ class RayWorkers:
         self, address: str = "local", *, count: int | None = None, cpus: int = 1, gpus: float = 0.0, retries: int = 3
     ) -> None:
         _check(address, count, cpus, gpus, retries)
-        ray = _require_ray()
+        ray = require("ray", "work on several machines")
         self._closing = ExitStack()
         if not ray.is_initialized():
             if address == "local":
@@ -112,13 +113,6 @@ def _check(address: str, count: int | None, cpus: int, gpus: float, retries: int
         raise ValueError(f"gpus={gpus!r} must be a number of at least 0")
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(f"gpus={gpus!r}: a worker gets a part of one GPU, or whole ones")
-
-
-def _require_ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ImportError('work on several machines needs ray: `python -m pip install "sdkernels[scale]"`') from error
 
 
 def _start_here(ray: Any, count: int | None, cpus: int, gpus: float) -> int:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sdkernels.analysis.extras import require
+
 TRAINING_IMAGES = 1437  # four fifths of 1,797
 
 _INTENSITIES = 17  # 0 .. 16
@@ -22,8 +24,7 @@ def read_digits_tokens() -> tuple[Tensor, Tensor]:
         >>> train[:9].tolist(), len(train), len(test)
         ([17, 0, 0, 5, 13, 9, 1, 0, 0], 93405, 23400)
     """
-    from sklearn.datasets import load_digits
-
-    pixels = torch.tensor(load_digits().data).long()  # [1797, 64]
+    digits = require("sklearn.datasets", "read_digits_tokens()").load_digits()
+    pixels = torch.tensor(digits.data).long()  # [1797, 64]
     images = torch.cat([torch.full((len(pixels), 1), _INTENSITIES), pixels], dim=1)
     return images[:TRAINING_IMAGES].flatten(), images[TRAINING_IMAGES:].flatten()

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sdkernels.analysis.extras import needed_by
 from sdkernels.lab.readers.epoch_order import EpochOrder
+
+with needed_by("a folder of images"):
+    from PIL import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
