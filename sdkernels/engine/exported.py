@@ -33,6 +33,7 @@ from sdkernels.engine.graph import (
     trace,
 )
 from sdkernels.engine.loop import Hooks
+from sdkernels.engine.memory import is_out_of_memory
 from sdkernels.engine.rotation import along_directions
 from sdkernels.engine.sites import Site
 
@@ -97,12 +98,16 @@ def trace_exported(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logi
     except UntraceableError:
         raise
     except Exception as error:  # the user's own code runs, which may raise anything
+        if is_out_of_memory(error):
+            raise
         raise UntraceableError(f"it cannot be exported ({type(error).__name__}: {error})") from error
     graph = build(model, program.graph_module.graph, sites, constants, inputs, logits)
     try:
         with torch.no_grad(), state_restored(model):
             alone = model(inputs[:1].clone())
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise UntraceableError(f"it does not run on one example ({type(error).__name__}: {error})") from error
     check_equal(graph, inputs[:1], alone)  # torch.export takes it for granted that there are several
     return graph

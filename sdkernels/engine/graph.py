@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from sdkernels.engine.memory import is_out_of_memory
 from sdkernels.engine.sites import Site
 
 Values = dict[fx.Node, Any]
@@ -194,6 +195,8 @@ def trace(model: nn.Module, sites: Sequence[Site], inputs: Tensor, logits: Tenso
     except UntraceableError:
         raise
     except Exception as error:  # fx runs the user's own code, which may raise anything
+        if is_out_of_memory(error):
+            raise
         raise UntraceableError(f"torch.fx cannot trace it ({type(error).__name__}: {error})") from error
     for node in fx_graph.nodes:
         check_in_place(node, model)
@@ -372,6 +375,8 @@ def check_equal(graph: Graph, inputs: Tensor, logits: Tensor) -> None:
                 graph.output
             ]
     except Exception as error:  # nodes are the user's own code, which may raise anything
+        if is_out_of_memory(error):
+            raise
         raise UntraceableError(f"its traced graph does not run ({type(error).__name__}: {error})") from error
     if not is_close(traced, logits):
         raise UntraceableError("its traced graph gives other logits than the model itself")

@@ -2,6 +2,7 @@
 
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 WORKING_SET = {"cpu": 96 * 2**20, "cuda": 4 * 2**30}
 FEWEST, MOST = 16, 8192  # examples of a tile, where memory leaves the choice
 
+# How torch says of other things than its own allocators that there is none: C++, cuBLAS, cuDNN, oneDNN, the driver.
+_OUT_OF_MEMORY = (
+    *("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc", "Cannot allocate memory"),
+    *("ALLOC_FAILED", "could not create a memory"),
+)
+
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class Exhausted(MemoryError):  # noqa: N818 - as Python's own
+    """Memory ran out, or would; says what takes less."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Budget:
         allowed = (self.limit - self.fixed - self.spare) / max(self.by_example, 1.0)
         tile = min(max(int(wanted), FEWEST), MOST, int(allowed))
         if tile < 1:
-            raise MemoryError(
+            raise Exhausted(
                 f"one example takes {_mebibytes(self.peak(1))} on {device}, too much for the limit of "
                 f"{_mebibytes(self.limit)}; raise memory_fraction"
             )
@@ -98,9 +109,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    )
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _mebibytes(count: float) -> str:
@@ -125,9 +134,13 @@ class _Meter(TorchDispatchMode):
         super().__init__()
         self.peak = self._now = 0
         self._holders: dict[int, int] = {}
+        self._held: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}  # by reference: it, an address, its bytes
+        self._gone: deque[weakref.ref[Tensor]] = deque()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        while self._gone:
+            self._release(self._gone.popleft())
         for tensor in _tensors(result):
             if address := _address(tensor):
                 if address in self._holders:
@@ -140,9 +153,12 @@ class _Meter(TorchDispatchMode):
 
     def _hold(self, tensor: Tensor, address: int) -> None:
         self._holders[address] = self._holders.get(address, 0) + 1
-        weakref.finalize(tensor, self._release, address, tensor.untyped_storage().nbytes())
+        # Noted by C alone: Python would lose a Ctrl-C that comes while a weak reference's own function runs.
+        reference = weakref.ref(tensor, self._gone.append)
+        self._held[id(reference)] = reference, address, tensor.untyped_storage().nbytes()
 
-    def _release(self, address: int, nbytes: int) -> None:
+    def _release(self, reference: "weakref.ref[Tensor]") -> None:
+        _, address, nbytes = self._held.pop(id(reference))
         self._holders[address] -= 1
         if self._holders[address] == 0:
             del self._holders[address]

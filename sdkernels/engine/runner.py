@@ -14,7 +14,7 @@ from sdkernels.engine.families import Noise
 from sdkernels.engine.graph import UntraceableError, is_close
 from sdkernels.engine.job import Job, Tally
 from sdkernels.engine.loop import Change, adding_noise, changed_logits, clamping, run_loop
-from sdkernels.engine.memory import is_out_of_memory, memory_limit
+from sdkernels.engine.memory import Exhausted, is_out_of_memory, memory_limit
 from sdkernels.engine.pairs import Pairs
 from sdkernels.engine.plan import Plan
 from sdkernels.engine.tiles import TileRun
@@ -142,7 +142,7 @@ class GraphRunner:
             if not is_out_of_memory(error):
                 raise
             if len(batch.labels) == 1:
-                raise MemoryError(
+                raise Exhausted(
                     f"memory ran out on one example ({error}); where configs_per_batch is given, a lower one takes less"
                 ) from error
             tally.ablated.sums, tiles.counts = before, counts
@@ -166,42 +166,66 @@ class LoopRunner:
 
     def __init__(self, job: Job, reason: str) -> None:
         self._job, self._reason = job, reason
+        self._most: int | None = None  # examples at once, where memory has run out on more
 
     def score(self, batch: Batch) -> Tally:
         """All configurations on a batch."""
-        job, begin = self._job, int(batch.places[0])
+        begin = int(batch.places[0])
         batch = batch._replace(places=batch.places - begin)
-        tally = Tally(job, len(batch.labels))
-        most = job.batches.longest  # a tile may be of many batches, and memory bears one
+        tally = Tally(self._job, len(batch.labels))
+        longest = self._job.batches.longest  # a tile may be of many batches, and memory bears one
+        while tally.examples < len(batch.labels):
+            size = longest if self._most is None else min(longest, self._most)
+            part = batch.part(slice(tally.examples, tally.examples + size))
+            if not self._fits(part, tally, begin):
+                self._most = (len(part.labels) + 1) // 2
+        return tally
+
+    def _fits(self, batch: Batch, tally: Tally, begin: int) -> bool:
+        """Run some examples, all of them or none, should memory run out on them."""
+        job, done = self._job, 0
 
         def see_activation(index: int, activation: Tensor) -> None:
-            check_finite(job.sites[index].name, activation, begin + tally.intact.examples)
+            check_finite(job.sites[index].name, activation, begin + tally.examples)
 
         def see_labels(labels: Tensor, _logits: Tensor) -> None:
-            check_labels(labels, job.classes, begin + tally.intact.examples)
+            check_labels(labels, job.classes, begin + tally.examples)
             check_class_means(job.clamps, labels)
-            tally.intact.count_examples(labels)
 
         def see_correct(configuration: int, batch: Batch, correct: Tensor) -> None:
             if tally.ablated.outcomes is not None:
                 tally.ablated.outcomes.write(torch.tensor([configuration]), batch.places, correct[None])
 
-        intact, sums = run_loop(
-            job.model,
-            job.calls,
-            [batch.part(slice(i, i + most)) for i in range(0, len(batch.labels), most)],
-            job.family.configurations,
-            _change_of(job),
-            job.metrics,
-            check=see_activation,
-            check_labels=see_labels,
-            see=see_correct,
-            advance=job.advance,
-        )
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            job.advance(count)
+
+        try:
+            intact, sums = run_loop(
+                job.model,
+                job.calls,
+                [batch],
+                job.family.configurations,
+                _change_of(job),
+                job.metrics,
+                check=see_activation,
+                check_labels=see_labels,
+                see=see_correct,
+                advance=advance,
+            )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch.labels) == 1:
+                raise Exhausted(f"memory ran out on one example ({error}): the model itself takes too much") from error
+            job.advance(-done)
+            return False
+        tally.intact.count_examples(batch.labels)
         for scores, found in ((tally.intact, intact), (tally.ablated, sums)):
             for name, total in found.items():
                 scores.sums[name] += total
-        return tally
+        return True
 
     def plan(self) -> Plan:
         """That there is no graph, and why."""
