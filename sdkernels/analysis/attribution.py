@@ -17,7 +17,7 @@ from sdkernels.analysis.attribution_arguments import (
 from sdkernels.analysis.attribution_runs import Ready, prepared, run
 from sdkernels.analysis.fingerprint import fingerprint
 from sdkernels.analysis.measure import progress
-from sdkernels.analysis.subject import undisturbed
+from sdkernels.analysis.subject import hooks_removed, undisturbed
 from sdkernels.engine.arguments import dense, flag
 from sdkernels.engine.checks import PROBE_EXAMPLES, SdkernelsWarning
 from sdkernels.engine.sites import Site, check_eval_mode, find_sites, unwrap
@@ -121,7 +121,7 @@ class LayerUnitAblation:
         per_pass, show_progress = check_perturbations(perturbations_per_eval), flag("show_progress", show_progress)
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         x = _check_inputs(inputs).to(device)
-        with torch.inference_mode(False), torch.no_grad(), undisturbed(device, tf32=False):
+        with torch.inference_mode(False), torch.no_grad(), undisturbed(device, tf32=False), hooks_removed(self._model):
             self._forget_another_model()
             site, classes = self._find_site(x)
             targets = check_target(target, len(x), classes, device)

@@ -40,10 +40,21 @@ def preserved(model: nn.Module, *data: Any) -> Iterator[None]:
         map(_attributes, modules),
         map(_bits, _tensors(modules)),
     )
-    with ExitStack() as stack:  # where one restore fails, the others are made nevertheless
-        for restore in chain(*saved):
-            stack.callback(restore)
-        yield
+    restores = list(chain(*saved))
+    try:
+        with _all_made(restores):
+            yield
+    except KeyboardInterrupt:  # which may have come in the middle of one
+        with _all_made(restores):
+            raise
+
+
+def _all_made(restores: Iterable[Restore]) -> ExitStack:
+    """A context at whose end all are made, where one fails the others nevertheless."""
+    stack = ExitStack()
+    for restore in restores:
+        stack.callback(restore)
+    return stack
 
 
 def _random_states() -> Iterator[Restore]:

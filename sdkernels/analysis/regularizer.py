@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sdkernels.analysis.subject import remover_of_hooks
 from sdkernels.engine.arguments import is_one_of, number, whole_number
 from sdkernels.engine.sites import Layers, resolve_layers, site_of, unwrap
 from sdkernels.ops import class_means
@@ -119,7 +120,12 @@ class SelectivityRegularizer:
         self._calls: dict[str, int] = {}
         self._last: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
-        self._attach()
+        remove = remover_of_hooks(self._model)
+        try:
+            self._attach()
+        except BaseException:  # as Ctrl-C
+            remove()
+            raise
 
     @property
     def weight(self) -> float:
@@ -180,10 +186,16 @@ class SelectivityRegularizer:
 
     def close(self) -> None:
         """Remove the hooks, and let activations go."""
+        try:
+            self._detach()
+        finally:  # again, where Ctrl-C came while it did so
+            self._detach()
+            self._handles.clear()
+            self._forget()
+
+    def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles.clear()
-        self._forget()
 
     def __enter__(self) -> "SelectivityRegularizer":
         return self

@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sdkernels.engine.arguments import is_one_of
 from sdkernels.engine.batches import Batches
 from sdkernels.engine.checks import PROBE_EXAMPLES
+from sdkernels.engine.memory import Exhausted, is_out_of_memory
 from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
 
 PRECISIONS = {
@@ -64,12 +65,61 @@ def studied(
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision='tf32' is arithmetic of NVIDIA GPUs; the model is on {device}")
-    with undisturbed(device, tf32=precision == "tf32"):
+    with hooks_removed(model), undisturbed(device, tf32=precision == "tf32"):
         batches = Batches(data, batch_size=batch_size, device=device, dtype=dtype if precision else None)
-        inputs = batches.first()[0][:PROBE_EXAMPLES]
-        sites, output = find_sites(model, layers, inputs, unit_dim, select, scored=scored)
-        name = "tf32" if precision == "tf32" else str(dtype).removeprefix("torch.")
-        yield Subject(model, sites, batches, inputs, output, name)
+        with explained(batches):
+            inputs = batches.first()[0][:PROBE_EXAMPLES]
+            sites, output = find_sites(model, layers, inputs, unit_dim, select, scored=scored)
+            name = "tf32" if precision == "tf32" else str(dtype).removeprefix("torch.")
+            yield Subject(model, sites, batches, inputs, output, name)
+
+
+@contextmanager
+def explained(batches: Batches) -> Iterator[None]:
+    """Say of torch's errors what they come of, where the data has changed on the way, or memory has run out.
+
+    Raises:
+        ValueError: the model cannot run examples of a shape that came later.
+        MemoryError: says what takes less.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, Exhausted):
+            raise
+        if is_out_of_memory(error):
+            raise Exhausted(
+                f"memory ran out ({error}); a lower batch_size= takes less, of a DataLoader its own, and a lower "
+                "memory_fraction= where there is one"
+            ) from error
+        if type(error) is RuntimeError and (change := batches.readings.change) is not None:
+            raise ValueError(f"data gives {change}, which the model does not run: {error}") from error
+        raise
+
+
+@contextmanager
+def hooks_removed(model: nn.Module) -> Iterator[None]:
+    """Whatever happens, no hook of this package that is registered within stays on the model: who registers one may be
+    stopped by Ctrl-C before it knows how to take it out."""
+    remove = remover_of_hooks(model)
+    try:
+        yield
+    finally:
+        remove()
+
+
+def remover_of_hooks(model: nn.Module) -> Callable[[], None]:
+    """What takes out the hooks of this package that a model has by then, and does not have now."""
+    held = [h for module in model.modules() for h in (module._forward_hooks, module._forward_pre_hooks)]
+    before = [set(hooks) for hooks in held]
+
+    def remove() -> None:
+        for hooks, keys in zip(held, before, strict=True):
+            for key in hooks.keys() - keys:
+                if str(getattr(hooks[key], "__module__", "")).startswith("sdkernels."):
+                    del hooks[key]
+
+    return remove
 
 
 @contextmanager

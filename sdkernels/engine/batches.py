@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from sdkernels.engine.arguments import dense, whole_number
+from sdkernels.engine.readings import Readings
 from sdkernels.ops import random_stream
 
 # What the random stream is asked for here; a model's sites are numbered from 0.
@@ -67,16 +68,21 @@ class Batches:
         self._donors: Callable[[Tensor], Tensor] | None = None
         self._order: Tensor | None = None
         self.longest = 1  # examples of a batch, as far as they were read
+        self.readings = Readings()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         start = 0
-        for batch in self._source:
+        for batch in self.readings.begin(self._source, self.called):
             inputs, labels = self._move(_check_batch(batch, start, self.called))
+            if not len(labels):
+                continue
+            self.readings.see(inputs, start, self.called)
             start += len(labels)
             self.longest = max(self.longest, len(labels))
             yield inputs, labels
         if start == 0:
             raise ValueError(f"{self.called} is empty: it gave no example")
+        self.readings.end(start, self.called)
 
     def of(self, data: Any, called: str) -> "Batches":
         """Other data, treated alike; ``called`` is the argument that gave it."""
@@ -118,6 +124,8 @@ class Batches:
 
         batches = copy.copy(self)
         batches._donors = draw
+        if own and isinstance(self._source, DataLoader) and isinstance(self._source.sampler, RandomSampler):
+            batches._order = torch.arange(count)  # as donors are counted: a shuffled example may be its own donor
         return batches
 
     def drawn(self, order: Tensor) -> "Batches":
@@ -130,6 +138,7 @@ class Batches:
         """Without any data, for who is given batches one by one, on a device."""
         batches = copy.copy(self)
         batches._source, batches._donors, batches._order, batches.device = [], None, None, device
+        batches.readings = Readings()
         return batches
 
     def indexed(self) -> "Indexed":

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 Metric = str | Callable[[Tensor, Tensor], Tensor]
 Sums = dict[str, Tensor]
@@ -129,7 +130,18 @@ class Hooks:
         self._calls, self._change = calls, change
 
     def __enter__(self) -> None:
-        self._handles = []
+        self._handles: list[RemovableHandle] = []
+        try:
+            self._register()
+        except BaseException:  # as Ctrl-C
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _register(self) -> None:
         for module in {id(call[0]): call[0] for call in self._calls}.values():
             fired = [0]
 
@@ -145,10 +157,6 @@ class Hooks:
                 return None
 
             self._handles.append(module.register_forward_hook(hook))
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
 
 
 def _coordinates(output: Tensor, call: Call) -> Tensor:

@@ -1,6 +1,7 @@
 """A program that sends signals to forked processes which call with store=: ``python -m tests.faults.signalled FOLDER``.
 
-It prints a JSON object, by case: how the process ended, what it said, how many tiles are kept, how many were scored then.
+It prints a JSON object, by case: how the process ended, what it said, how many tiles are kept, and how many tiles the
+same call scored when it was made again.
 """
 
 import json

@@ -184,7 +184,8 @@ def test_a_pass_keeps_its_state(tmp_path):
 
 def test_a_call_that_keeps_nothing_says_so():
     def sent(logits, labels):
-        send()
+        if not is_asked():  # the second one would end this process
+            send()
         return logits[:, 0]
 
     with pytest.raises(Stopped, match="nothing of this call is kept"), stopping_cleanly():

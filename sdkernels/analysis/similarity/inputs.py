@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sdkernels.engine.batches import Batches
+from sdkernels.engine.readings import Readings
 
 
 class Inputs(Batches):
@@ -37,10 +38,10 @@ class _Labelled:
     """Batches as they come, as pairs of inputs and zeros."""
 
     def __init__(self, source: Iterable[Any]) -> None:
-        self._source = source
+        self._source, self._readings = source, Readings()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self._source:
+        for batch in self._readings.begin(self._source, "data"):
             inputs = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
             if not isinstance(inputs, Tensor):
                 raise TypeError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sdkernels.analysis.similarity.devices import named_device
 from sdkernels.analysis.similarity.inputs import Inputs
-from sdkernels.analysis.subject import Subject, studied
+from sdkernels.analysis.subject import Subject, explained, studied
 from sdkernels.engine.sites import Layers, Site, resolve_layers, unwrap, watch
 
 ByLayer = int | Mapping[str, int] | None
@@ -115,6 +115,7 @@ def together(models: Mapping[str, nn.Module], layers: Sequence[Layers], data: An
     first, given_device = next(iter(models.values())), named_device(way.device)
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
         inputs = Inputs(data, batch_size=way.batch_size, device=_device(first))
+        stack.enter_context(explained(inputs))
         probe = inputs.first()
         subjects: list[Subject] = []
         for (name, model), own, names in zip(models.items(), layers, named, strict=True):
