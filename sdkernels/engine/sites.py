@@ -195,7 +195,9 @@ def site_of(
 
 @contextmanager
 def running(model: nn.Module, inputs: Tensor, called: str = "data") -> Iterator[None]:
-    """Around a model's first forward pass: where torch refuses the inputs, say which these were.
+    """Around a model's first pass over data: where torch refuses the inputs, say which these were.
+
+    What a model raises of a class of its own is its own affair, and passed on.
 
     Raises:
         ValueError: inputs [N, ...] of ``called`` that the model does not take; the model's own error is its cause.
@@ -204,7 +206,7 @@ def running(model: nn.Module, inputs: Tensor, called: str = "data") -> Iterator[
     try:
         yield
     except (RuntimeError, IndexError) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or type(error) not in (RuntimeError, NotImplementedError, IndexError):
             raise
         dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
         if inputs.is_floating_point() and inputs.dtype not in dtypes and dtypes:
