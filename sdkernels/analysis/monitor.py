@@ -22,6 +22,7 @@ from sdkernels.analysis.scored import PER_CLASS, axis_label
 from sdkernels.engine.choices import Points
 from sdkernels.engine.scores import METRICS, metric_name
 from sdkernels.engine.sites import Layers, unwrap
+from sdkernels.engine.turns import one_at_a_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ class AblationMonitor:
                 f"{type(model).__name__} has lazy parameters, which have no shape yet; call the model once"
             )
         start = time.perf_counter()
-        with preserved(model, self._data, self._options.get("value_data")):
+        with one_at_a_time(), preserved(model, self._data, self._options.get("value_data")):
             for module in model.modules():
                 module.training = False  # and not eval(): a network's own train() may do more, as merging weights
             curve = cumulative_ablation(model, self._layers, self._data, **self._options)

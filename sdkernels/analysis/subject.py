@@ -14,6 +14,7 @@ from sdkernels.engine.batches import Batches
 from sdkernels.engine.checks import PROBE_EXAMPLES
 from sdkernels.engine.memory import Exhausted, is_out_of_memory
 from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
+from sdkernels.engine.turns import one_at_a_time
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -57,21 +58,22 @@ def studied(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-    model = unwrap(model)
-    check_eval_mode(model)
-    model, layers = _as_precision(model, layers, precision)
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    if precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"precision='tf32' is arithmetic of NVIDIA GPUs; the model is on {device}")
-    with hooks_removed(model), undisturbed(device, tf32=precision == "tf32"):
-        batches = Batches(data, batch_size=batch_size, device=device, dtype=dtype if precision else None)
-        with explained(batches):
-            inputs = batches.first()[0][:PROBE_EXAMPLES]
-            sites, output = find_sites(model, layers, inputs, unit_dim, select, scored=scored)
-            name = "tf32" if precision == "tf32" else str(dtype).removeprefix("torch.")
-            yield Subject(model, sites, batches, inputs, output, name)
+    with one_at_a_time():  # another thread's call may have hooks on the model, or have switched its mode
+        model = unwrap(model)
+        check_eval_mode(model)
+        model, layers = _as_precision(model, layers, precision)
+        tensors = [*model.parameters(), *model.buffers()]
+        device = tensors[0].device if tensors else torch.device("cpu")
+        dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+        if precision == "tf32" and device.type != "cuda":
+            raise ValueError(f"precision='tf32' is arithmetic of NVIDIA GPUs; the model is on {device}")
+        with hooks_removed(model), undisturbed(device, tf32=precision == "tf32"):
+            batches = Batches(data, batch_size=batch_size, device=device, dtype=dtype if precision else None)
+            with explained(batches):
+                inputs = batches.first()[0][:PROBE_EXAMPLES]
+                sites, output = find_sites(model, layers, inputs, unit_dim, select, scored=scored)
+                name = "tf32" if precision == "tf32" else str(dtype).removeprefix("torch.")
+                yield Subject(model, sites, batches, inputs, output, name)
 
 
 @contextmanager
@@ -127,6 +129,7 @@ def undisturbed(device: torch.device, tf32: bool) -> Iterator[None]:
     """Without the caller's autocast, and with TF32 only if asked for, as the precision is the model's; random draws, as
     a loader's, are undone; what is compiled runs eagerly, as compiled code may not see hooks."""
     with ExitStack() as stack:
+        stack.enter_context(one_at_a_time())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         if device.type == "cuda":

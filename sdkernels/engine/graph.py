@@ -3,6 +3,7 @@
 import copy
 import inspect
 import operator
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -262,6 +263,7 @@ class _SiteTracer(fx.Tracer):
         self._index = {(id(site.module), site.call): i for i, site in enumerate(sites)}
         self._layers = {id(site.module) for site in sites}
         self._calls: dict[int, int] = {}
+        self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """As fx has it, but never a module around a chosen layer: its call would be hidden inside."""
@@ -269,6 +271,9 @@ class _SiteTracer(fx.Tracer):
         return not hides and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """As fx has it, and marked; but what another thread runs meanwhile is its own: fx watches all of them."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
         call = self._calls.get(id(m), 0)
         self._calls[id(m)] = call + 1
         if m._forward_hooks and not self.is_leaf_module(m, self.path_of_module(m)):
@@ -284,6 +289,11 @@ class _SiteTracer(fx.Tracer):
             output = tuple(output[i] for i in range(self._sites[index].parts))
         marked = self.create_proxy("call_function", _site, (output[part], index), {})
         return (*output[:part], marked, *output[part + 1 :])
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 @contextmanager
