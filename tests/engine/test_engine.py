@@ -38,17 +38,20 @@ def test_the_model_is_left_as_it_was(images, method):
 def test_hooks_are_removed_when_the_model_raises(images, method, monkeypatch):
     model, _ = image_networks()["convnet-relu"]
 
+    class BrokenError(RuntimeError):
+        """The model's own, and so passed on."""
+
     class Breaks(nn.Module):
         def forward(self, x):
             if len(x) < 12:  # not in the first batch
-                raise RuntimeError("out of order")
+                raise BrokenError("out of order")
             return x
 
     model.fc2.register_forward_hook(lambda *_: None)
     broken = nn.Sequential(model, Breaks()).eval()
     data = torch.cat([images[0], images[0][:5]]), torch.cat([images[1], images[1][:5]])
     monkeypatch.setattr(torch.fx.Tracer, "is_leaf_module", lambda *_: True)  # or fx stumbles on the comparison
-    with pytest.raises(RuntimeError, match="out of order"):
+    with pytest.raises(BrokenError, match="out of order"):
         sd.cumulative_ablation(broken, "0.relu1", data, batch_size=12, value="mean", method=method)
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in broken.modules()) == 1
 
