@@ -109,7 +109,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    said = str(error)  # of oneDNN's words the first ones also begin those of other errors
+    return isinstance(error, RuntimeError) and (
+        any(words in said for words in _OUT_OF_MEMORY) or said.endswith("could not create a primitive")
+    )
 
 
 def _mebibytes(count: float) -> str:
