@@ -51,6 +51,7 @@ def read(path: Path_, form: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         header = json.loads(str(arrays.pop("header")).encode("ascii"))  # as it was written; numpy takes what is no text
         if not isinstance(header, dict):
             raise TypeError(f"its header is a {type(header).__name__}")
+        json.dumps(header, ensure_ascii=False).encode()  # or there are halves of characters in it, which nothing prints
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     except FileNotFoundError:
         raise

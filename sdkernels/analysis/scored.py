@@ -157,6 +157,8 @@ class Scored(PooledUnits):
             fields |= {field: by_prefix(tensors, field) or None for field in cls._TENSORS_BY_LAYER}
             for field in ("sums", "baseline_sums"):  # by the order in which metrics were asked for
                 fields[field] = {name: tensors[f"{field}/{name}"] for name in header["metrics"]}
+            if "accuracy" not in header["metrics"]:
+                raise ValueError("accuracy is not among its metrics")
             check_layout(tensors, cls._layout(header["metrics"]), U=units, B=-(-header["examples"] // 8))
             return cls(**fields)
 

@@ -46,6 +46,25 @@ class LedgerError(OSError):
     """The ledger cannot be read or written; says which file, why, and what to do. What it holds is as it was."""
 
 
+@contextmanager
+def taken_from(ledger: "Ledger", what: str) -> Iterator[None]:
+    """Where a row's description or content is taken apart: one that is not as it is written here is refused by name.
+
+    Raises:
+        LedgerError: names the file and ``what``.
+    """
+    try:
+        yield
+    except LedgerError:
+        raise
+    except Exception as error:  # numpy, zipfile and pandas raise many kinds
+        why = f"{type(error).__name__}: {str(error)[:300]}"
+        raise LedgerError(
+            f"{ledger.path}: {what} is not as sdkernels writes it ({why}). Give store= another path; or `sdkernels "
+            "runs drop` takes it out"
+        ) from error
+
+
 class Run(NamedTuple):
     """A call whose tiles are kept."""
 

@@ -9,7 +9,8 @@ import numpy as np
 from sdkernels.analysis.extras import needed_by
 from sdkernels.analysis.passes import KIND as PASS
 from sdkernels.analysis.passes import ROWS_KIND as PASS_ROWS
-from sdkernels.engine.ledger import Item, Ledger, LedgerError, Run
+from sdkernels.engine.arrays import read_arrays
+from sdkernels.engine.ledger import Item, Ledger, LedgerError, Run, taken_from
 from sdkernels.lab.sweep.comparison import COMPARISON
 from sdkernels.lab.sweep.driver import CONDITION, NETWORK, STATE
 from sdkernels.lab.sweep.results import from_bytes
@@ -25,8 +26,13 @@ _HIDDEN = ("columns", "probe", "history", "tally", "carried", "format", "results
 
 def contents(ledger: Ledger) -> pd.DataFrame:
     """One row a run and one a kept thing: its id, what it is, how far it is, when."""
-    rows = [_row_of_run(ledger, run) for run in ledger.runs()]
-    rows += [_row_of_item(item) for item in _items(ledger)]
+    rows = []
+    for run in ledger.runs():
+        with taken_from(ledger, f"run {run.id}"):
+            rows.append(_row_of_run(ledger, run))
+    for item in _items(ledger):
+        with taken_from(ledger, f"{item.kind} {item.key[:12]}"):
+            rows.append(_row_of_item(item))
     return pd.DataFrame(rows, columns=["id", "what", "of", "examples", "state", "written"])
 
 
@@ -79,6 +85,11 @@ def scores(ledger: Ledger, run: Run) -> pd.DataFrame:
     Raises:
         LedgerError: calls on several data sets have put their tiles into this run, so that sums would mix them.
     """
+    with taken_from(ledger, f"run {run.id}"):
+        return _scores(ledger, run)
+
+
+def _scores(ledger: Ledger, run: Run) -> pd.DataFrame:
     columns: dict[str, Any] = run.description["columns"]
     configurations = run.description["configurations"]
     examples = np.zeros(configurations, dtype=np.int64)
@@ -87,17 +98,16 @@ def scores(ledger: Ledger, run: Run) -> pd.DataFrame:
     )  # the place of the first example that a configuration has not seen
     sums: dict[str, np.ndarray[Any, Any]] = {}
     for tile in ledger.tiles(run):
-        with np.load(io.BytesIO(tile.content), allow_pickle=False) as arrays:
-            which = arrays["configurations"] if "configurations" in arrays.files else np.arange(configurations)
-            if not _is_in_stages(run) and (behind[which] > tile.start).any():
-                raise _mixed(ledger, run)
-            behind[which] = tile.start + tile.examples
-            examples[which] += tile.examples
-            for name in arrays.files:
-                if name.startswith("sums/"):
-                    found = arrays[name]
-                    total = sums.setdefault(name[5:], np.zeros((configurations, *found.shape[1:]), found.dtype))
-                    total[which] += found
+        arrays = read_arrays(io.BytesIO(tile.content))
+        which = arrays.get("configurations", np.arange(configurations))
+        if not _is_in_stages(run) and (behind[which] > tile.start).any():
+            raise _mixed(ledger, run)
+        behind[which] = tile.start + tile.examples
+        examples[which] += tile.examples
+        for name, found in arrays.items():
+            if name.startswith("sums/"):
+                total = sums.setdefault(name[5:], np.zeros((configurations, *found.shape[1:]), found.dtype))
+                total[which] += found
     total_examples = run.description.get("examples")
     if total_examples is not None and (examples > total_examples).any():
         raise _mixed(ledger, run)
@@ -117,11 +127,12 @@ def kept_table(ledger: Ledger, kind: str, key: str) -> pd.DataFrame:
         LedgerError: a kind that has no table.
     """
     item = ledger.item(kind, key)
-    if item is not None and kind in (CONDITION, COMPARISON):
-        table: pd.DataFrame = from_bytes(item.description["function"], item.content).to_pandas()
-        return table
-    if item is not None and kind in (NETWORK, STATE) and "history" in item.description:
-        return pd.DataFrame(item.description["history"])
+    with taken_from(ledger, f"{kind} {key[:12]}"):
+        if item is not None and kind in (CONDITION, COMPARISON):
+            table: pd.DataFrame = from_bytes(item.description["function"], item.content).to_pandas()
+            return table
+        if item is not None and kind in (NETWORK, STATE) and "history" in item.description:
+            return pd.DataFrame(item.description["history"])
     raise LedgerError(f"{ledger.path}: {kind} {key[:12]} has no table; runs, networks, measures, comparisons have one")
 
 
@@ -150,6 +161,11 @@ def export(table: pd.DataFrame, path: Path) -> None:
 
 def describe(ledger: Ledger, found: Run | tuple[str, str]) -> str:
     """All that is known of what :func:`find` gave, a line each; what is long is cut."""
+    with taken_from(ledger, f"run {found.id}" if isinstance(found, Run) else f"{found[0]} {found[1][:12]}"):
+        return _described(ledger, found)
+
+
+def _described(ledger: Ledger, found: Run | tuple[str, str]) -> str:
     if isinstance(found, Run):
         tiles, examples, written = ledger.progress(found)
         about: dict[str, Any] = {"key": found.key, "function": found.kind, **found.description, "tiles": tiles}

@@ -78,6 +78,9 @@ class RunFolder:
         """What an earlier run left, or None if this is no folder of a run."""
         try:
             marker = json.loads((self.path / self.MARKER).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
-        return marker if isinstance(marker, dict) and marker.get("format") == FORMAT else None
+        is_run = (
+            isinstance(marker, dict) and marker.get("format") == FORMAT and isinstance(marker.get("settings"), dict)
+        )
+        return marker if is_run else None

@@ -4,6 +4,7 @@ import gzip
 import io
 import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -72,6 +73,8 @@ def extract(
             unpack(archive, take, limit)
         except _DAMAGED as error:
             raise FetchError(f"{archive.name} is damaged: {error}") from error
+        except (ValueError, IndexError, struct.error, RecursionError) as error:  # zipfile's, of a damaged directory
+            raise FetchError(f"{archive.name} is damaged: {type(error).__name__}: {error}") from error
         except OSError as error:  # gzip's BadGzipFile is one too
             if isinstance(error, FetchError):
                 raise

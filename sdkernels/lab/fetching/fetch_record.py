@@ -26,7 +26,7 @@ class FetchRecord:
         try:
             files = json.loads((folder / NAME).read_text())["files"]
             self._files = {name: entry for name, entry in files.items() if isinstance(entry["sha256"], str)}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass
 
     def __contains__(self, name: str) -> bool:

@@ -40,7 +40,7 @@ class Partial:
         """``address``, ``etag`` and ``last_modified`` of the bytes so far; empty if that is not known."""
         try:
             record = json.loads(self.record_path.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         texts = isinstance(record, dict) and all(isinstance(value, str) for value in record.values())
         return record if texts else {}

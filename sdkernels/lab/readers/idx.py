@@ -96,7 +96,10 @@ def _shape(path: Path, header: bytes, dimensions: int, hint: str) -> list[int]:
         )
     if len(header) < 4 + 4 * dimensions:
         raise ValueError(f"{path} is truncated within its header. {hint}")
-    return [int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4)]
+    shape = [int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4)]
+    if math.prod(max(1, size) for size in shape) >= 2**63:  # with a 0 among them it would be no bytes, and no array
+        raise ValueError(f"{path} says that it holds {shape}, which nothing can. {hint}")
+    return shape
 
 
 def _plain_or_gzipped(path: Path) -> Path:

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+MOST_NETWORKS = 100_000  # a grid is written out before anything is trained
 _TABLES = ("network", "training", "grid")
 _AT_THE_TOP = ("name", "checkpoint_seconds", "together")
 
@@ -107,7 +109,7 @@ class Sweep:
     def _are_moments(self, group: list[int]) -> bool:
         return any(self.networks[index].until is not None for index in group)
 
-    @property
+    @cached_property
     def varying(self) -> list[str]:
         """The settings that differ between networks; the table's first columns."""
         records = [flat(network) for network in self.networks]
@@ -134,6 +136,8 @@ def read_sweep(path: str | Path) -> Sweep:
             return parse_sweep(tomllib.load(file), path.stem)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: its lists or tables nest too deep to be read") from error
 
 
 def parse_sweep(text: Mapping[str, Any], name: str) -> Sweep:
@@ -158,6 +162,8 @@ def parse_sweep(text: Mapping[str, Any], name: str) -> Sweep:
             raise ValueError(f"grid: {setting}={values!r} must be a list of values, at least one")
         if setting in network or setting in training:
             raise ValueError(f"{setting} stands in grid, and in network or training too; say it once")
+    if (count := math.prod(map(len, grid.values()))) > MOST_NETWORKS:
+        raise ValueError(f"grid: {count:,} networks are more than {MOST_NETWORKS:,}; give fewer values")
     networks = []
     of_training = {f.name for f in fields(TrainingOptions)}
     for combination in product(*grid.values()):
