@@ -71,8 +71,11 @@ class RunFolder:
             self.write_json(self.MARKER, marker)
         target = self.path / name
         partial = target.with_name(f".{os.getpid()}.{target.name}")
-        save(partial)
-        partial.replace(target)
+        try:
+            save(partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _marker(self) -> Any:
         """What an earlier run left, or None if this is no folder of a run."""

@@ -74,7 +74,10 @@ def _write(text: str, path: Path) -> None:
     while True:
         for left in path.parent.glob(f"{escape(path.name)}.*.partial"):
             left.unlink(missing_ok=True)
-        partial.write_text(text)
-        with suppress(FileNotFoundError):  # another process took it for one that was left
-            partial.replace(path)
-            return
+        try:
+            partial.write_text(text)
+            with suppress(FileNotFoundError):  # another process took it for one that was left
+                partial.replace(path)
+                return
+        finally:
+            partial.unlink(missing_ok=True)

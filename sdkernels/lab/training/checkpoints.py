@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,14 @@ def epoch_file(epoch: int) -> str:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Put tensors and record into one file, in one move: a crash leaves the file that was there before.
+    """Put tensors and record into one file, in one move: a crash, or a full disk, leaves what was there before.
 
     The record also stands next to it as ``.json``, for people and other programs; it is never read back.
     """
     text = json.dumps(record)
     metadata = {"format": FORMAT, "record": text, "crc32": _checksum(tensors, text)}
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(dict(tensors), partial, metadata)
-    _place(partial, path)
-    beside = path.with_suffix(".json")
-    partial = beside.with_name(f".{beside.name}.partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    _place(partial, beside)
+    _place(path, lambda partial: save_file(dict(tensors), partial, metadata))
+    _place(path.with_suffix(".json"), lambda partial: partial.write_text(json.dumps(record, indent=1) + "\n"))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -113,7 +108,15 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     return f"{total:08x}"
 
 
-def _place(partial: Path, path: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _place(path: Path, save: Callable[[Path], object]) -> None:
+    """Save under another name, and give the file its own when all of it is on the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except SafetensorError as error:  # which hides the system's own
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
