@@ -262,4 +262,7 @@ def _counted(name: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    return str(pd.Timestamp(seconds, unit="s").strftime(_TIME))
+    try:
+        return str(pd.Timestamp(seconds, unit="s").strftime(_TIME))
+    except (ValueError, OverflowError):  # no calendar has it: the clock was wrong
+        return f"{seconds:g} s"
