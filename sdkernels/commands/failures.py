@@ -24,8 +24,8 @@ class ClearGroup(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line."""
         open_closed_streams()
-        for name in ("COLUMNS", "TERMINAL_WIDTH"):
-            if not _is_width(os.environ.get(name, "80")):
+        for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
+            if not _is_size(os.environ.get(name, "80")):
                 del os.environ[name]
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -82,7 +82,7 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115  # until the end
 
 
-def _is_width(text: str) -> bool:
+def _is_size(text: str) -> bool:
     """Whether it is a terminal's: at another one rich would write letter below letter, or fill lines for hours."""
     return text.isdecimal() and len(text) <= 4 and 20 <= int(text) <= 1000
 

@@ -114,6 +114,7 @@ def test_everything_that_a_file_says(read):
         (GOOD + MEASURE + "repeat = 3", "noise_robustness has no argument 'repeat'; close: repeats"),
         (GOOD + MEASURE + "example = 3", "noise_robustness has no argument 'example'; close: examples"),
         (GOOD + MEASURE + "store = 'a.sdk'", "store are the sweep's own"),
+        (GOOD + MEASURE + "repeats = 1979-05-27", "measure 'noise': repeats=.*1979, 5, 27.* cannot be an argument"),
         (GOOD + MEASURE + MEASURE.replace("noise", "Noise", 1), "two measures have one name: noise, noise"),
         (GOOD + MEASURE.replace('"noise"', '"networks"'), "cannot be empty, have slashes in it, or be one of network"),
         (GOOD + MEASURE.replace('"noise"', '"test"'), "measure 'test': it names a file and columns"),

@@ -99,6 +99,7 @@ def bartlett(
         whole_number(name, count, 1)
     if not 0 < number("level", level) < 1:
         raise ValueError(f"level={level} must be above 0 and below 1, 0.05 for instance")
+    level = float(level)
     rho = _checked(correlations, min(rank_a, rank_b), rank_a, rank_b)
     if examples <= rank_a + rank_b:
         raise ValueError(

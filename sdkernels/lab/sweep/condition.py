@@ -79,6 +79,11 @@ class Condition:
             close = get_close_matches(name, sorted(known | {"examples", "on"}), n=3)
             hint = f"close: {', '.join(close)}" if close else f"it has {', '.join(sorted(known))}"
             raise ValueError(f"measure {self.name!r}: {self.function} has no argument {name!r}; {hint}")
+        for name, value in self.arguments.items():
+            try:
+                Digest(canonical(value))
+            except TypeError as error:  # a date, of which there is no digest
+                raise ValueError(f"measure {self.name!r}: {name}={value!r} cannot be an argument") from error
 
 
 def is_file_name(name: str) -> bool:
