@@ -1,44 +1,117 @@
-"""What comes with an import and what does not, step after step in one fresh process."""
+"""What comes with an import and what does not, step after step in one fresh process; and how long one takes.
+
+``pytest -m slow tests/test_imports.py`` prints the seconds.
+"""
 
 import json
+import os
+import statistics
 import subprocess
 import sys
+import time
+from itertools import pairwise
 
 import pytest
 
 CODE = """
-import json, sys, torch
-steps = []
+import json, os, sys, torch
+
+def loaded():
+    return [*sys.modules, *["GPU"] * torch.cuda.is_initialized()]
+
+def refuse(*_, **__):
+    raise RuntimeError("CUDA was started")
+torch._C._cuda_init = torch.cuda._lazy_init = refuse
+
+steps = [loaded()]
 import sdkernels.ops
-steps.append([*sys.modules, *["GPU"] * torch.cuda.is_initialized()])
+steps.append(loaded())
 import sdkernels.analysis.monitor
-steps.append([*sys.modules])
+steps.append(loaded())
 import sdkernels as sd
+steps.append(loaded())
+child = os.fork()
+if child == 0:
+    os._exit(torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork())
+assert os.waitpid(child, 0)[1] == 0
 from torch import nn
 model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
 sd.cumulative_ablation(model, "1", (torch.randn(9, 4), torch.zeros(9, dtype=torch.int64)))
-steps.append([*sys.modules])
+steps.append(loaded())
 print(json.dumps(steps))
 """
+
+# What is optional, or takes longer than the package itself.
+HEAVY = {
+    *("captum", "IPython", "lightning", "matplotlib", "networkx", "pandas", "PIL", "pyarrow", "pytorch_lightning"),
+    *("ray", "rich", "safetensors", "scipy", "sklearn", "sympy", "torchvision", "tqdm", "triton", "typer"),
+}
+SECONDS = 0.3
+
+HELP = "import sys; from sdkernels.cli import main; sys.argv = ['sdkernels', '--help']; main()"
 
 
 @pytest.fixture(scope="module")
 def steps() -> list[set[str]]:
-    """The modules after the ops are imported, after the monitor is, and after a model has been run."""
+    """The modules after torch is imported, the ops, the monitor, everything public; and after a model has been run."""
     run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     return [set(names) for names in json.loads(run.stdout)]
 
 
-def test_importing_the_ops_imports_no_kernels_and_starts_no_gpu(steps):
-    assert "sdkernels.ops" in steps[0]
-    assert not [module for module in steps[0] if module.startswith("sdkernels.ops.triton") or module == "GPU"]
+def test_importing_the_ops_imports_no_kernels(steps):
+    assert "sdkernels.ops" in steps[1]
+    assert not [module for module in steps[1] if module.startswith("sdkernels.ops.triton")]
 
 
-def test_the_package_does_not_import_lightning(steps):
-    assert "sdkernels.analysis.monitor" in steps[1]
-    assert not [module for module in steps[1] if module.partition(".")[0] == "lightning"]
+def test_the_package_imports_nothing_heavy_beyond_torch(steps):
+    for before, after in pairwise(steps[:4]):
+        new = {module.partition(".")[0] for module in after - before}
+        assert not HEAVY & new
+    assert not [module for module in steps[3] - steps[0] if module.startswith(("torch._dynamo", "torch._inductor"))]
+    assert not [m for m in steps[3] if m.startswith(("sdkernels.lab", "sdkernels.paper", "sdkernels.commands"))]
+
+
+def test_nothing_starts_a_gpu(steps):
+    assert not any("GPU" in modules for modules in steps)
 
 
 def test_a_model_that_fx_follows_does_not_import_torch_export(steps):
-    assert "sdkernels.engine.exported" in steps[2]
-    assert not {"torch._dynamo", "torch.export._trace"} & steps[2]
+    assert "sdkernels.engine.exported" in steps[4]
+    assert not {"torch._dynamo", "torch.export._trace"} & steps[4]
+
+
+def test_an_import_says_nothing_and_warns_of_nothing():
+    code = "import sdkernels, sdkernels.lab.models, sdkernels.lab.training, sdkernels.lab.cluster"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("", "")
+
+
+def _seconds(*command: str) -> tuple[float, float]:
+    """By the clock, and of processors, from a process's start to its end."""
+    begin, before = time.perf_counter(), os.times()
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - begin, used
+
+
+@pytest.mark.slow
+def test_an_import_takes_little_beyond_torch_s_own(capsys):
+    """Of processors: the clock's seconds are others' too, where they work on the same machine."""
+    commands = {
+        "import torch": ("-c", "import torch"),
+        "import torch, sdkernels": ("-c", "import torch, sdkernels"),
+        "sdkernels --help": ("-c", HELP),
+    }
+    for command in commands.values():
+        _seconds(*command)  # writes bytecode, where it may be written
+    rows = [[_seconds(*command) for command in commands.values()] for _ in range(11)]
+    beyond = {
+        name: [statistics.median(row[i][kind] - row[0][kind] for row in rows) for kind in (0, 1)]
+        for i, name in enumerate(commands)
+        if i
+    }
+    with capsys.disabled():
+        for name, (clock, used) in beyond.items():
+            print(f"\n{name}: {clock:.2f} s by the clock, {used:.2f} s of processors, beyond import torch")
+    assert beyond["import torch, sdkernels"][1] < SECONDS
