@@ -8,12 +8,12 @@ from functools import cache
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import sdkernels as sd
 from tests.engine.compare import assert_same, tensors_of
 from tests.engine.stored import examples
 from tests.faults.called import CALLS, LAYERS, Net, call
+from tests.faults.failing import Failing, no_memory
 from tests.faults.held import left_as_it_was
 
 pytestmark = pytest.mark.filterwarnings("ignore::sdkernels.SdkernelsWarning")  # of curves that change nothing
@@ -48,24 +48,6 @@ def test_a_process_that_may_have_no_more(name, limited):
         assert found[0] != "right"
 
 
-class Exhausting(TorchDispatchMode):
-    """The n-th operation that makes a tensor finds no memory; so do all on so many examples, if that is said."""
-
-    def __init__(self, at=None, examples=None):
-        super().__init__()
-        self.at, self.examples, self.count, self.failed = at, examples, 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.is_floating_point() and result.ndim >= 2:
-            self.count += 1
-            is_large = self.examples is not None and len(result) > self.examples and "addmm" in str(func)
-            if self.count - 1 == self.at or is_large:
-                self.failed += 1
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return result
-
-
 INJECTED = [name for name in CALLS if name not in ("regularizer", "monitor", "similarity")]
 
 
@@ -79,16 +61,16 @@ def expected(name):
 
 @pytest.mark.parametrize("name", INJECTED)
 def test_no_memory_at_any_operation(name):
-    """As a GPU's allocator says it; at twelve of them, from the first to the last."""
+    """At twelve of them, from the first to the last."""
     model = Net().eval()
-    with Exhausting() as all_of_them:
+    with Failing() as all_of_them:
         call(name, model, DATA)
     right = 0
     for at in range(0, all_of_them.count, max(1, all_of_them.count // 12)):
         model = Net().eval()
         with left_as_it_was(model, f"operation {at}"):
             try:
-                with Exhausting(at):
+                with Failing(at, no_memory()):
                     found = call(name, model, DATA)
             except MemoryError as error:
                 assert "takes less" in str(error)  # noqa: PT017
@@ -122,7 +104,7 @@ def test_a_hook_loop_goes_on_with_fewer_examples(options):
 
         def forward(self, inputs):
             if len(inputs) > 3 and sys._getframe().f_back.f_back.f_back.f_code.co_name == "changed_logits":
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise no_memory()
             return super().forward(inputs)
 
     model = Large().eval()
@@ -145,11 +127,11 @@ def test_a_hook_loop_that_has_no_room_for_one_example():
 def test_a_model_that_cannot_be_traced_for_want_of_memory_is_not_taken_for_slow():
     """It is an error, and no hook loop with a warning of another reason."""
     model = Net().eval()
-    with Exhausting() as mode:
+    with Failing() as mode:
         call("units", model, DATA)
     for at in range(0, mode.count // 4, 3):
         try:
-            with Exhausting(at):
+            with Failing(at, no_memory()):
                 found = call("units", model, DATA)
         except MemoryError:
             continue
