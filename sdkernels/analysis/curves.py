@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, draw_band
 
 
@@ -84,6 +85,6 @@ class AblationCurve(Scored):
         check_plottable(metric, curves.shape)
         draw_band(ax, self.fraction, curves, label=label, color=color)
         ax.set_xlabel("fraction of units ablated")
-        ax.set_ylabel(axis_label(metric))
+        ax.set_ylabel(axis_label(metric), **LITERAL)
         ax.set_xlim(0, 1)
         return ax

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.literal import LITERAL
 
 UNDEFINED = "0.6"  # grey, which neither colour map has
 
@@ -60,7 +61,7 @@ def draw_heat_map(
     _name_layers(ax, layers, ends - np.asarray(unit_counts) / 2 - 0.5, units, box.height * 72 / ax.figure.dpi)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("class")
-    ax.figure.colorbar(image, ax=ax, label=label)
+    ax.figure.colorbar(image, ax=ax).set_label(label, **LITERAL)
     return image
 
 
@@ -86,7 +87,7 @@ def _name_layers(ax: Any, layers: Sequence[str], middles: NDArray[np.float64], u
     size = 8 if len(layers) < 9 else 6
     gap = units * min(1.25 * size / max(height, 1), 1 / len(layers))
     places = _apart(middles, gap, units)
-    ax.set_yticks(places, layers, fontsize=size)
+    ax.set_yticks(places, layers, fontsize=size, **LITERAL)
     ax.tick_params(axis="y", length=0, pad=11)
     across = np.array([0, -0.01, -0.05, -0.06])
     for middle, place in zip(middles, places, strict=True):

@@ -9,6 +9,7 @@ from torch import Tensor
 from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.heat_map import draw_heat_map
+from sdkernels.analysis.literal import LITERAL, legend_of
 from sdkernels.analysis.scored import PER_CLASS, Scored, axis_label, columns, largest
 from sdkernels.analysis.unit_score import UnitScore
 
@@ -126,12 +127,13 @@ class UnitImportance(Scored):
             draw_heat_map(ax, importance, self.layers, self.unit_counts, label=label, diverging=True)
             return ax
         ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        lines: list[Any] = []
         for layer, of_layer in zip(self.layers, importance.split(self.unit_counts), strict=True):
             ranks = torch.arange(1, len(of_layer) + 1)
-            ax.plot(ranks.numpy(), of_layer.sort(descending=True).values.numpy(), marker=".", label=layer)
+            lines += ax.plot(ranks.numpy(), of_layer.sort(descending=True).values.numpy(), marker=".", label=layer)
         ax.set_xlabel("units of a layer, the most important first")
-        ax.set_ylabel(label)
-        ax.legend()
+        ax.set_ylabel(label, **LITERAL)
+        legend_of(ax, lines, self.layers)
         return ax
 
 

@@ -16,6 +16,7 @@ from sdkernels.analysis.axes import axes, look
 from sdkernels.analysis.curves import AblationCurve
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.lightning_callback import make_callback
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.orders import Orders
 from sdkernels.analysis.preserve import preserved
 from sdkernels.analysis.scored import PER_CLASS, axis_label
@@ -222,7 +223,7 @@ class AblationMonitor:
         low, high = ([check.auc + sign * check.auc_sd for check in self.history] for sign in (-1, 1))
         ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         ax.set_xlabel("step")
-        ax.set_ylabel(f"area under the ablation curve, {axis_label(self._metric)}")
+        ax.set_ylabel(f"area under the ablation curve, {axis_label(self._metric)}", **LITERAL)
         return ax
 
     def callback(

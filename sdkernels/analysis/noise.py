@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.measure import Options, measure
 from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, draw_band
@@ -74,7 +75,7 @@ class NoiseCurve(Scored):
         if (self.scales > 0).all():
             ax.set_xscale("log")
         ax.set_xlabel("scale of the noise")
-        ax.set_ylabel(axis_label(metric))
+        ax.set_ylabel(axis_label(metric), **LITERAL)
         return ax
 
 

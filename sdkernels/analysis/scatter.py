@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.literal import LITERAL, legend_of
 from sdkernels.analysis.unit_score import UnitScore
 
 MARKERS = "osD^vP<X>*h"
@@ -32,7 +33,8 @@ def draw_scatter(
     halo = [effects.Stroke(linewidth=2.6, foreground="white"), effects.Normal()]
     units = int(is_drawn.sum())
     size, alpha = float(np.clip(4000 / max(units, 1), 5, 16)), float(np.clip(300 / max(units, 1), 0.4, 0.85))
-    signs = []
+    signs: list[Any] = []
+    names: list[str] = []
     for place, layer in enumerate(horizontal.layers):
         colour, marker = colours[place], MARKERS[place % len(MARKERS)]
         of_layer = is_drawn & (horizontal.unit_layer == place)
@@ -41,14 +43,14 @@ def draw_scatter(
         ax.scatter(across, up, s=size, alpha=alpha, color=colour, marker=marker, linewidths=0, rasterized=is_raster)
         ax.plot(*_trend(across, up), color=colour, linewidth=1.4, path_effects=halo, zorder=3)
         if layer in rhos:  # signs of one size, however small the points are
-            label = f"{layer}: {rhos[layer]:.2f}"
-            signs.append(line([], [], color=colour, marker=marker, markersize=4, linewidth=1.4, label=label))
-    ax.set_xlabel(horizontal.name)
-    ax.set_ylabel(vertical.name)
+            names.append(f"{layer}: {rhos[layer]:.2f}")
+            signs.append(line([], [], color=colour, marker=marker, markersize=4, linewidth=1.4))
+    ax.set_xlabel(horizontal.name, **LITERAL)
+    ax.set_ylabel(vertical.name, **LITERAL)
     if signs:
         small = {"fontsize": "x-small", "title_fontsize": "x-small", "handlelength": 1.6, "frameon": False}
         beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.0}
-        ax.legend(handles=signs, title=r"$\rho$ by layer", **small, **beside)
+        legend_of(ax, signs, names, title=r"$\rho$ by layer", **small, **beside)
 
 
 def _trend(across: NDArray[np.float64], up: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

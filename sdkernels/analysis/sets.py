@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns
 
 
@@ -51,6 +52,6 @@ class AblationScores(Scored):
         ax.bar(np.arange(len(scores)), scores.numpy())
         ax.axhline(float(self.baseline[metric]), color="black", linestyle="--", linewidth=0.8, label="intact")
         ax.set_xlabel("set of ablated units")
-        ax.set_ylabel(axis_label(metric))
+        ax.set_ylabel(axis_label(metric), **LITERAL)
         ax.legend()
         return ax

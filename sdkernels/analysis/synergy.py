@@ -10,6 +10,7 @@ from torch import Tensor
 from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.heat_map import UNDEFINED
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.scored import Scored, axis_label, check_plottable, columns, largest
 from sdkernels.engine.arguments import is_one_of
 
@@ -154,9 +155,9 @@ class PairImportance(Scored):
         colours = require("matplotlib", "PairImportance.plot()").colormaps["RdBu_r"].with_extremes(bad=UNDEFINED)
         image = ax.imshow(matrix.numpy(), cmap=colours, vmin=-most, vmax=most, interpolation="nearest")
         change = "cross-entropy gained (nats)" if metric == "loss" else f"{axis_label(metric)} lost"
-        ax.figure.colorbar(image, ax=ax, label=f"synergy: {change} beyond both alone")
-        ax.set_xlabel(f"unit of layer {name}")
-        ax.set_ylabel(f"unit of layer {name}")
+        ax.figure.colorbar(image, ax=ax).set_label(f"synergy: {change} beyond both alone", **LITERAL)
+        ax.set_xlabel(f"unit of layer {name}", **LITERAL)
+        ax.set_ylabel(f"unit of layer {name}", **LITERAL)
         for axis in (ax.xaxis, ax.yaxis):
             axis.get_major_locator().set_params(integer=True)
         return ax

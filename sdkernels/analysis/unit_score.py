@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.saved import check_header, check_layout, check_units, load, write
 from sdkernels.analysis.units import PooledUnits
 from sdkernels.engine.arguments import dense, is_one_of, whole_number
@@ -163,7 +164,7 @@ class UnitScore(PooledUnits):
                 ax.plot(np.median(values), -row, "o", color="black", markersize=3, clip_on=False, zorder=3 + row)
             beside = ("axes fraction", "data")
             ax.annotate(f" {len(values)} units", (1, -row), xycoords=beside, va="bottom", fontsize=7)
-        ax.set_yticks(-np.arange(len(layers)), self.layers)
+        ax.set_yticks(-np.arange(len(layers)), self.layers, **LITERAL)
         ax.set_ylim(-len(layers) + 0.9, 0.95)
-        ax.set_xlabel(self.name)
+        ax.set_xlabel(self.name, **LITERAL)
         return ax

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from sdkernels.analysis.axes import axes, look
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.similarity.compared import Compared, check_names
 from sdkernels.analysis.similarity.distance_map import FIGURE, draw_distances
-from sdkernels.analysis.similarity.names import LITERAL, name_across, name_down
+from sdkernels.analysis.similarity.names import name_across, name_down
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

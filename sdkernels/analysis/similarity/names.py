@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from sdkernels.analysis.extras import require
-
-# A name is drawn as it stands: dollars set no formula, and an underscore in front hides nothing from a legend.
-LITERAL = {"parse_math": False}
+from sdkernels.analysis.literal import LITERAL, legend_of
 
 _LINE = 1.25  # the distance of lines of text, in sizes of the font
 _MOST_LETTERS = 26
@@ -103,11 +101,7 @@ def legend_apart(ax: Any, handles: Sequence[Any], names: Sequence[str], title: s
         size = float(np.clip(height / np.ceil(len(names) / columns), 5, 8))
         place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
     small = {"fontsize": size, "title_fontsize": size, "labelspacing": 0.2, "handlelength": 2.4, "frameon": False}
-    # Before matplotlib 3.10 a label with an underscore in front was refused, so that names are put in afterwards.
-    legend = ax.legend(handles, ["."] * len(handles), title=title, ncols=columns, borderaxespad=0.2, **small, **place)
-    for text, name in zip(legend.get_texts(), drawn, strict=True):
-        text.update({"text": name, **LITERAL})
-    return legend
+    return legend_of(ax, handles, drawn, title=title, ncols=columns, borderaxespad=0.2, **small, **place)
 
 
 def _fitting(count: int, points: float) -> tuple[range, float]:

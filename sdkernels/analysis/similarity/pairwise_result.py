@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.scatter import MARKERS
 from sdkernels.analysis.similarity.clustering import cut, leaf_order
 from sdkernels.analysis.similarity.compared import ROUNDING, Compared, Label, check_labels, check_names
 from sdkernels.analysis.similarity.distance_map import FIGURE, draw_boundaries, draw_distances
-from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across, name_down, name_runs
+from sdkernels.analysis.similarity.names import legend_apart, name_across, name_down, name_runs
 from sdkernels.analysis.similarity.pair_kinds import pair_kinds
 from sdkernels.engine.arguments import is_one_of, whole_number
 

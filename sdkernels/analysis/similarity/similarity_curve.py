@@ -8,9 +8,10 @@ from torch import Tensor
 
 from sdkernels.analysis.axes import axes
 from sdkernels.analysis.extras import require
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.scatter import MARKERS
 from sdkernels.analysis.similarity.compared import Compared, Label, check_labels, check_names
-from sdkernels.analysis.similarity.names import LITERAL, legend_apart, name_across
+from sdkernels.analysis.similarity.names import legend_apart, name_across
 from sdkernels.engine.arguments import flag, is_one_of
 
 _AXES = {"training": "checkpoint", "steps": "step"}
