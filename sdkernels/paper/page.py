@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdkernels.paper.catalogue import DIRECTIONS, PAPERS, RECIPES, REPRESENTATIONS
-from sdkernels.paper.claims.claim import VERDICTS, Claim, claims_table
+from sdkernels.paper.claims.claim import VERDICTS, Claim, claims_table, markdown
 from sdkernels.paper.recipe import PRESETS
 
 _HEAD = """# Every figure of both papers, by one command each
@@ -163,14 +163,14 @@ def _section(name: str, report: Mapping[str, Any] | None, pictures: str) -> str:
     if report is None:
         return "\n".join([*lines, "Not yet run.", ""])
     for part, why in report["not_reproduced"].items():
-        lines += [f"**{part}: {why}.**", ""]
+        lines += [f"**{markdown(f'{part}: {why}')}.**", ""]
     if _is_run(report):
-        lines += [f"![{report['title']}]({pictures}/{name}.png)", ""]
+        lines += [f"![{markdown(report['title'])}]({pictures}/{name}.png)", ""]
         lines += [claims_table(Claim(**claim) for claim in report["claims"]), ""]
         lines += [f"{_networks(report)}{_machine(report)}, {_time(report)} for all of it:", ""]
         lines += ["```sh", _command(report), "```", ""]
     lines += ["Where the paper is silent, and in this preset:", ""]
-    lines += [f"- {what}: {choice}" for what, choice in report["choices"].items()]
+    lines += [f"- {markdown(f'{what}: {choice}')}" for what, choice in report["choices"].items()]
     return "\n".join([*lines, ""])
 
 
@@ -188,7 +188,7 @@ def _networks(report: Mapping[str, Any]) -> str:
                 what += f", {called} accuracy {low:.3f}" + (f" to {high:.3f}" if high > low else "")
         left_out = len(own) - len(done)
         words.append(f"{part}: {what}" + (f"; {left_out} left out, whose training diverged" if left_out else ""))
-    return "; ".join(words) + (". " if words else "")
+    return markdown("; ".join(words)) + (". " if words else "")
 
 
 def _machine(report: Mapping[str, Any]) -> str:
@@ -196,7 +196,7 @@ def _machine(report: Mapping[str, Any]) -> str:
     where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     threads = f"{machine['threads']} thread" + ("s" if machine["threads"] > 1 else "")
     workers = f"{count} workers of " if (count := machine.get("workers", 1)) > 1 else ""
-    return f"{where}, {workers}{threads}, torch {machine['versions']['torch']}"
+    return markdown(f"{where}, {workers}{threads}, torch {machine['versions']['torch']}")
 
 
 def _time(report: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A published claim held against our numbers, and many of them as a table."""
 
+import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -149,6 +150,16 @@ def _written(value: float, low: float, high: float) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
+def markdown(text: str) -> str:
+    """Text in Markdown: on one line, and with no HTML in it.
+
+    Example:
+        >>> markdown("p < 0.05 in <script>")
+        'p < 0.05 in \\\\<script>'
+    """
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
+
+
 def _cell(text: str) -> str:
-    """Text in a Markdown table: on one line, its pipes no borders."""
-    return " ".join(text.split()).replace("|", r"\|")
+    """Text in a Markdown table: its pipes no borders."""
+    return markdown(text).replace("|", r"\|")
