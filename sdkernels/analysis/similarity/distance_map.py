@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.extras import require
 from sdkernels.analysis.heat_map import UNDEFINED
+from sdkernels.analysis.literal import LITERAL
 from sdkernels.analysis.similarity.names import room
 
 # Inches, of maps that make their own figure: about square when names and colour bar have taken their part.

@@ -1,8 +1,8 @@
 """Readers of files under a coverage-guided fuzzer: ``python -m tests.fuzz.readers --seconds 60 [READER...]``.
 
-atheris runs each reader in a process of its own, for so many seconds. Findings and corpora are in ``--out``; a finding is
-mended in the reader, and its file goes to ``tests/fuzz/readers/cases/READER/``, which ``tests/fuzz/test_readers.py``
-reads without atheris.
+atheris runs each reader in a process of its own, for so many seconds. Findings and corpora are in ``--out``; what is
+found is mended in the reader, and its file goes to ``tests/fuzz/readers/cases/READER/``, which
+``tests/fuzz/test_readers.py`` reads without atheris.
 """
 
 import argparse

@@ -90,7 +90,8 @@ def _refusing(ledger: Ledger) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        assert str(ledger.path) in str(error), f"{error!r} names no file"
+        if str(ledger.path) not in str(error):
+            raise AssertionError(f"{error!r} names no file") from error
 
 
 def _read_call(path: Path) -> None:
