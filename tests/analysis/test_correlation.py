@@ -221,7 +221,7 @@ def test_numpys_global_random_state_is_left_alone(pair):
 def test_plain_numbers_take_the_others_layers(pair):
     x, y = pair
     found = rank_correlation(x.values.numpy(), y, resamples=0)
-    assert found.pooled == rank_correlation(x, y, resamples=0).pooled
+    assert repr(found.pooled) == repr(rank_correlation(x, y, resamples=0).pooled)  # bounds of nan, which equal nothing
     assert list(found.by_layer) == list(LAYERS)
     assert (found.x.name, found.x.layers) == ("x", LAYERS)
     plain = rank_correlation([1, 2, 3], torch.tensor([1.0, 3, 2], dtype=torch.bfloat16), resamples=0)
