@@ -302,12 +302,20 @@ def state_restored(model: nn.Module) -> Iterator[None]:
     attributes = [vars(module) for module in model.modules()]
     containers = [v for held in attributes for v in held.values() if type(v) in _CONTAINERS]
     before = [(container, copy.copy(container)) for container in (*attributes, *containers)]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for container, held in before:
             container.clear()
             (container.extend if isinstance(container, list) else container.update)(held)
+
+    try:
+        yield
+    finally:
+        try:
+            restore()
+        except KeyboardInterrupt:  # which leaves one of them empty
+            restore()
+            raise
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
