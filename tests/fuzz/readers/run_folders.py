@@ -56,7 +56,8 @@ def _read_report(path: Path) -> None:
     text = page.read_text()
     assert text.count("\n## ") == len(RECIPES), "a name has made a section"
     assert "<script" not in text
-    assert {each.name for each in page.parent.rglob("*")} <= {"page.md", "page", "fig1a.png"}
+    pictures = {f"{name}.png" for name in RECIPES}
+    assert {each.name for each in page.parent.rglob("*")} <= {"page.md", "page", *pictures}
 
 
 def _read_fetched(path: Path) -> None:
