@@ -172,8 +172,8 @@ def _blocks(units: int, classes: int, cells: int, limit: float) -> int:
     if cells and counts > limit:
         raise ValueError(
             f"histograms of {units} units in {cells} cells by {classes} classes (num_classes=) take "
-            f"{counts / 2**30:.1f} GiB, and memory_fraction allows {limit / 2**30:.1f}: ask for fewer cells, as cells=20, for none by "
-            "cells=0, or for fewer layers"
+            f"{counts / 2**30:.1f} GiB, and memory_fraction allows {limit / 2**30:.1f}: ask for fewer cells, as "
+            "cells=20, for none by cells=0, or for fewer layers"
         )
     return max(2, int((limit - counts) / (8 * units * BLOCK)))  # of float64, to be sure
 

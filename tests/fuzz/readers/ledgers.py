@@ -110,6 +110,7 @@ def _change(content: bytes, draw: random.Random) -> bytes:
         path.write_bytes(content)
         try:
             with closing(sqlite3.connect(path, isolation_level=None)) as sqlite:
+                sqlite.set_progress_handler(lambda: 1, 1_000_000)  # views and triggers of an earlier change may not end
                 sqlite.execute("PRAGMA journal_mode = DELETE")
                 if draw.random() < 0.15:
                     sqlite.executescript(draw.choice(_HOSTILE))
