@@ -116,7 +116,7 @@ def _change(content: bytes, draw: random.Random) -> bytes:
                     sqlite.executescript(draw.choice(_HOSTILE))
                 else:
                     _change_value(sqlite, draw)
-        except (sqlite3.Error, UnicodeError, OverflowError, TypeError):
+        except (sqlite3.Error, UnicodeError, OverflowError, TypeError, IndexError):  # no table, or an empty one
             return changed_bytes(content, draw)
         return path.read_bytes()
 
