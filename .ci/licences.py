@@ -1,6 +1,6 @@
 """``python .ci/licences.py > docs/licences.md``: what sdkernels brings, by extra, and under which licence.
 
-Needs an environment with ``-c constraints.txt ".[test,lint,triton]"``. Fails where a licence is of no known kind.
+Needs an environment with ``-c constraints.txt ".[test,fuzz,lint,triton]"``. Fails where a licence is of no known kind.
 """
 
 import re
@@ -12,13 +12,13 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("", "paper", "lightning", "parquet", "scale", "triton", "test", "lint")
+EXTRAS = ("", "paper", "lightning", "parquet", "scale", "triton", "test", "fuzz", "lint")
 HEAD = """# Licences of what sdkernels brings
 
 sdkernels is under Apache-2.0. Written by `python .ci/licences.py`, from what the packages say of themselves, in an
-environment with `python -m pip install -c constraints.txt -e ".[test,lint,triton]"` on Linux, Python 3.11, with the CPU
-build of torch. PyPI's torch for Linux is built for CUDA, and brings triton (MIT) and NVIDIA's libraries (`nvidia-*`,
-`cuda-*`), most under NVIDIA's own terms: sdkernels neither holds nor links them.
+environment with `python -m pip install -c constraints.txt -e ".[test,fuzz,lint,triton]"` on Linux, Python 3.11, with the
+CPU build of torch. PyPI's torch for Linux is built for CUDA, and brings triton (MIT) and NVIDIA's libraries
+(`nvidia-*`, `cuda-*`), most under NVIDIA's own terms: sdkernels neither holds nor links them.
 
 Weak copyleft asks for the source of changes to those packages, and of nothing that uses them; sdkernels holds none of
 them. What the packages' wheels hold of others is for them to say.
@@ -32,11 +32,13 @@ KINDS = {
 
 
 def licence(of: Distribution) -> str:
-    """As its metadata has it: the expression, else the classifiers, else the first line of the text."""
+    """As its metadata has it: the expression, else the classifiers, else the first line of the text, or of its file."""
     about = of.metadata
     classified = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier") or () if c.startswith("License :: ")]
     named = [c for c in classified if c != "OSI Approved"]
-    text = about.get("License-Expression") or "; ".join(named) or (about.get("License") or "").strip().split("\n")[0]
+    files = [of.read_text(f"licenses/{name}") or "" for name in about.get_all("License-File") or ()]
+    text = about.get("License-Expression") or "; ".join(named)
+    text = text or next((held.strip().split("\n")[0] for held in (about.get("License") or "", *files) if held), "")
     return re.sub(r"\s+", " ", text)
 
 
