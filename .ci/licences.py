@@ -16,8 +16,8 @@ EXTRAS = ("", "paper", "lightning", "parquet", "scale", "triton", "test", "fuzz"
 HEAD = """# Licences of what sdkernels brings
 
 sdkernels is under Apache-2.0. Written by `python .ci/licences.py`, from what the packages say of themselves, in an
-environment with `python -m pip install -c constraints.txt -e ".[test,fuzz,lint,triton]"` on Linux, Python 3.11, with the
-CPU build of torch. PyPI's torch for Linux is built for CUDA, and brings triton (MIT) and NVIDIA's libraries
+environment with `python -m pip install -c constraints.txt -e ".[test,fuzz,lint,triton]"` on Linux, Python 3.11, with
+the CPU build of torch. PyPI's torch for Linux is built for CUDA, and brings triton (MIT) and NVIDIA's libraries
 (`nvidia-*`, `cuda-*`), most under NVIDIA's own terms: sdkernels neither holds nor links them.
 
 Weak copyleft asks for the source of changes to those packages, and of nothing that uses them; sdkernels holds none of
