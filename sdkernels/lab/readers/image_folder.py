@@ -22,7 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ENDINGS = (".jpeg", ".jpg", ".png")
 PIXELS = ("standardised", "scaled", "bytes")
 _FORMATS = ("JPEG", "PNG")  # of the others some are read by other programs, as EPS is by Ghostscript
-_MOST_PIXELS = 2**27  # of a resized image: one of a line and a million columns would take hundreds of gigabytes
+_MOST_PIXELS = 2**26  # also of a resized image: one of a line and a million columns would take hundreds of gigabytes
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # Pillow raises all
 
 
@@ -158,6 +158,8 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         """RGB, resized and cropped."""
         try:
             with Image.open(path, formats=_FORMATS) as opened:
+                if opened.width * opened.height > _MOST_PIXELS:
+                    raise ValueError(f"it is {opened.width} x {opened.height} pixels, more than {_MOST_PIXELS:,}")
                 if opened.mode.startswith(("I", "F")):  # Pillow would clip them to white
                     raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {opened.mode})")
                 image = opened.convert("RGB")
