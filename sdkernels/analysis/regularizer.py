@@ -159,8 +159,8 @@ class SelectivityRegularizer:
         _check_labels(labels)
         greatest = int(labels.max())
         classes = greatest + 1 if self._classes is None else self._classes
-        if greatest >= min(classes, MOST_CLASSES):
-            raise ValueError(f"labels go up to {greatest}, and must be below num_classes, {min(classes, MOST_CLASSES)}")
+        if greatest >= MOST_CLASSES:
+            raise ValueError(f"labels go up to {greatest}, and each class up to there takes memory; renumber them")
         # With weight 0 backward must not even add zeros, which may lie in memory as another convolution likes them.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.weight != 0):
             means: dict[str, Tensor] = {}

@@ -116,7 +116,7 @@ def test_refusals():
         (labels, {"cells": True}, TypeError, "cells is a bool"),
         (labels, {"precision": "half"}, ValueError, "precision='half': choose one of"),
         (labels, {"memory_fraction": 0}, ValueError, "memory_fraction=0 must be a number"),
-        (labels, {"cells": 10**9}, ValueError, r"histograms of 14 units in 1000000000 cells by 4 classes take .* GiB"),
+        (labels, {"cells": 10**9}, ValueError, r"histograms of 14 units in 1000000000 cells by 4 classes .* GiB"),
         (labels[:0], {}, ValueError, "inputs"),
     ]:
         with pytest.raises(error, match=says):
@@ -126,7 +126,7 @@ def test_refusals():
     with pytest.raises(TypeError, match="model is a function"):
         sd.unit_statistics(lambda x: x, layers, data)
     stats = sd.unit_statistics(model, layers, data, cells=3)
-    with pytest.raises(ValueError, match="there is no score 'median'; choose one of mean,"):
+    with pytest.raises(ValueError, match="name='median': there is no such score; choose one of mean,"):
         stats.score("median")
     with pytest.raises(ValueError, match=r"bins=4 must be within 1\.\.3"):
         stats.mutual_information(4)

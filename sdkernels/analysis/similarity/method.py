@@ -90,7 +90,7 @@ class Method:
         object.__setattr__(self, "variance", number("variance", self.variance))
         if not 0 < self.variance <= 1:
             raise ValueError(
-                f"variance={self.variance} must be within (0, 1]: a part of the variance, 0.99 for instance"
+                f"variance={self.variance:g} must be within (0, 1]: a part of the variance, 0.99 for instance"
             )
         if self.tolerance is not None:
             object.__setattr__(self, "tolerance", number("tolerance", self.tolerance))

@@ -16,7 +16,7 @@ from tests.analysis.similarity.oracle import related
         ({"side": "left"}, ValueError, "side='left': choose one of 'smaller', 'first', 'second'"),
         ({"method": "pwcca", "compat": "google"}, ValueError, "compat='google': choose one of None, 'svcca'"),
         ({"solver": "qr"}, ValueError, "solver='qr': choose one of"),
-        ({"variance": 0.0}, ValueError, r"variance=0.0 must be within \(0, 1\]"),
+        ({"variance": 0.0}, ValueError, r"variance=0 must be within \(0, 1\]"),
         ({"variance": 99}, ValueError, "variance=99 must be within"),
         ({"variance": float("nan")}, ValueError, "variance=nan must be a finite number"),
         ({"variance": True}, TypeError, "variance is a bool"),

@@ -1,0 +1,3 @@
+"""What pytest leaves out."""
+
+collect_ignore = ["fuzzed.py"]  # imports atheris, which is not among what tests need
