@@ -300,7 +300,7 @@ class UnitStatistics(PooledUnits):
             fields: dict[str, Any] = {name: header[name] for name in (*_HEADER, "versions")}
             fields |= {name: tuple(fields[name]) for name in ("layers", "unit_counts")}
             fields |= {name: tensors[name] for name in _TENSORS} | {name: tensors.get(name) for name in _OPTIONAL}
-            cells = tensors["edges"].shape[-1] + 2 if "edges" in tensors else 0
+            cells = sum(tensors["edges"].shape[-1:]) + 2 if "edges" in tensors else 0
             check_layout(tensors, _LAYOUT, U=units, Z=cells)
             if ("edges" in tensors) != ("histogram" in tensors):
                 raise ValueError("of edges and histogram there is one without the other")
