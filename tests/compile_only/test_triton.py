@@ -27,7 +27,7 @@ from sdkernels.ops.layout import computed_in
 pytestmark = pytest.mark.compile
 
 ARCHITECTURES = (80, 90)
-ONE_VALUE = 8  # bytes: Triton 3.7.1 keeps one value of some kernels on the stack, 3.6.0 none
+STACK = 16  # bytes: Triton 3.7.1 keeps one or two values of some kernels there, 3.6.0 none; nothing is spilled
 STREAM_KERNELS = ("random_stream_kernel", "perturb_kernel", "perturb_units_kernel")
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -263,7 +263,7 @@ def test_nothing_spills(name: str, arch: int, monkeypatch: pytest.MonkeyPatch, r
             "spills": needs["LOCAL"],
         }
         resources.add(source="triton", kernel=kernel.__name__, variant=name.split(": ")[1], arch=f"sm_{arch}", **row)
-        if needs["STACK"] > ONE_VALUE or needs["LOCAL"]:
+        if needs["STACK"] > STACK or needs["LOCAL"]:
             failures.append((kernel.__name__, row))
         if kernel.__name__ in STREAM_KERNELS:
             ptx = compiled.asm["ptx"]
