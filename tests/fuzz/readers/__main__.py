@@ -13,6 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+# Seconds after which a process that should have ended is: atheris may wait for Python's lock for ever as it ends. An
+# input that takes as long is told by libFuzzer before.
+_GRACE = 90
+
 
 def main() -> int:
     """Fuzz every reader that was asked for; exit status 1 where anything was found."""
@@ -34,19 +38,25 @@ def main() -> int:
 
 def _fuzz(name: str, seconds: int, folder: Path) -> tuple[int, int]:
     """Until the time is over, again where a crash has ended it; files tried, and kinds of findings."""
-    runs, edges, begin, found = 0, 0, time.monotonic(), set()
+    runs, edges, begin, found, log = 0, 0, time.monotonic(), set(), folder / "log"
+    folder.mkdir(parents=True, exist_ok=True)
     while (left := round(seconds - (time.monotonic() - begin))) > 0:
         command = [sys.executable, "-m", "tests.fuzz.readers.fuzzed", name, str(left), str(folder.absolute())]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
-        )
-        progress = re.findall(r"#(\d+)\s.*?cov: (\d+)", done.stdout)
+        with log.open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            try:
+                code = process.wait(left + _GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = 0
+        said = log.read_text(errors="replace")
+        progress = re.findall(r"#(\d+)\s.*?cov: (\d+)", said)
         if not progress:
-            raise SystemExit(f"{name} could not be fuzzed:\n{done.stdout[-3000:]}")
+            raise SystemExit(f"{name} could not be fuzzed:\n{said[-3000:]}")
         runs, edges = runs + int(progress[-1][0]), max(edges, int(progress[-1][1]))
-        found |= set(re.findall(r"^FOUND .*", done.stdout, re.MULTILINE))
-        if done.returncode:
-            found.add(f"CRASH {name}: {done.stdout[-1500:]}")
+        found |= set(re.findall(r"^FOUND .*", said, re.MULTILINE))
+        if code:
+            found.add(f"CRASH {name}: {said[-1500:]}")
     print(f"{name}: {runs:,} files in {seconds} s, {edges} edges covered, {len(found)} findings", flush=True)
     print("".join(f"  {line}\n" for line in sorted(found)), end="", flush=True)
     return runs, len(found)
