@@ -1,14 +1,8 @@
-"""What comes with an import and what does not, step after step in one fresh process; and how long one takes.
-
-``pytest -m slow tests/test_imports.py`` prints the seconds.
-"""
+"""What comes with an import and what does not, step after step in one fresh process."""
 
 import json
-import os
-import statistics
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import pytest
@@ -46,9 +40,6 @@ HEAVY = {
     *("captum", "IPython", "lightning", "matplotlib", "networkx", "pandas", "PIL", "pyarrow", "pytorch_lightning"),
     *("ray", "rich", "safetensors", "scipy", "sklearn", "sympy", "torchvision", "tqdm", "triton", "typer"),
 }
-SECONDS = 0.3
-
-HELP = "import sys; from sdkernels.cli import main; sys.argv = ['sdkernels', '--help']; main()"
 
 
 @pytest.fixture(scope="module")
@@ -84,34 +75,3 @@ def test_an_import_says_nothing_and_warns_of_nothing():
     code = "import sdkernels, sdkernels.lab.models, sdkernels.lab.training, sdkernels.lab.cluster"
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("", "")
-
-
-def _seconds(*command: str) -> tuple[float, float]:
-    """By the clock, and of processors, from a process's start to its end."""
-    begin, before = time.perf_counter(), os.times()
-    subprocess.run([sys.executable, *command], check=True, capture_output=True)
-    after = os.times()
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    return time.perf_counter() - begin, used
-
-
-@pytest.mark.slow
-def test_an_import_takes_little_beyond_torch_s_own(capsys):
-    """Of processors: the clock's seconds are others' too, where they work on the same machine."""
-    commands = {
-        "import torch": ("-c", "import torch"),
-        "import torch, sdkernels": ("-c", "import torch, sdkernels"),
-        "sdkernels --help": ("-c", HELP),
-    }
-    for command in commands.values():
-        _seconds(*command)  # writes bytecode, where it may be written
-    rows = [[_seconds(*command) for command in commands.values()] for _ in range(11)]
-    beyond = {
-        name: [statistics.median(row[i][kind] - row[0][kind] for row in rows) for kind in (0, 1)]
-        for i, name in enumerate(commands)
-        if i
-    }
-    with capsys.disabled():
-        for name, (clock, used) in beyond.items():
-            print(f"\n{name}: {clock:.2f} s by the clock, {used:.2f} s of processors, beyond import torch")
-    assert beyond["import torch, sdkernels"][1] < SECONDS
