@@ -89,10 +89,9 @@ def _read(path: Path) -> dict[str, Any]:
     if missing or report["preset"] not in PRESETS:
         lacks = f"lacks {', '.join(missing)}" if missing else f"is of a preset {report['preset']!r}"
         raise ValueError(f"{path} is no report of a run: it {lacks}; run `sdkernels reproduce` again")
-    try:  # all that the page shows of it
+    try:  # all that the page shows of it, as a file can hold it
         if report["figure"] in RECIPES:
-            _row(report["figure"], report)
-            _section(report["figure"], report, "")
+            (_row(report["figure"], report) + _section(report["figure"], report, "")).encode()
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         why = f"{type(error).__name__}: {str(error)[:200]}"
         raise ValueError(f"{path} is no report of a run ({why}); run `sdkernels reproduce` again") from error
