@@ -1,8 +1,5 @@
 """Memory runs out: the right result with fewer examples at once, or an error that says what takes less."""
 
-import json
-import os
-import subprocess
 import sys
 from functools import cache
 
@@ -15,21 +12,14 @@ from tests.engine.stored import examples
 from tests.faults.called import CALLS, LAYERS, Net, call
 from tests.faults.failing import Failing, no_memory
 from tests.faults.held import left_as_it_was
+from tests.faults.programs import said_by
 
 pytestmark = pytest.mark.filterwarnings("ignore::sdkernels.SdkernelsWarning")  # of curves that change nothing
 
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.faults.limited", tmp_path_factory.mktemp("limited")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return said_by("limited", tmp_path_factory.mktemp("limited"))
 
 
 @pytest.mark.slow

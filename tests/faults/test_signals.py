@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -16,6 +14,7 @@ from sdkernels.engine.ledger import Ledger
 from sdkernels.engine.stopping import Stopped, heed, is_asked, stopping_cleanly
 from sdkernels.lab.sweep.driver import Driver
 from tests.engine.stored import differences, examples, network
+from tests.faults.programs import said_by
 from tests.paper.small_runs import FIG1A
 
 SPEC = """
@@ -44,15 +43,7 @@ SMALL = [text for name, value in FIG1A.items() for text in ("--set", f"{name}={j
 
 @pytest.fixture(scope="module")
 def signalled(tmp_path_factory):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.signalled", tmp_path_factory.mktemp("signalled")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return said_by("signalled", tmp_path_factory.mktemp("signalled"))
 
 
 # Seven tiles, and the signal in the third: how it ends, what is kept then, whether it says how to go on.
