@@ -1,75 +1,31 @@
-"""sdkernels: what does a trained network lose when directions of its activation space are removed or perturbed?"""
+"""sdkernels: what does a trained network lose when directions of its activation space are removed or perturbed?
 
+The public API is in ``sdkernels.public``. It is imported when its first name is used, not before: a program that only
+may need it, and each of its worker processes, then starts as soon as torch does.
+"""
+
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 try:
     __version__ = version("sdkernels")
 except PackageNotFoundError as error:
     raise ImportError("sdkernels was found, but is not installed: `python -m pip install .` in its folder") from error
 
-from sdkernels.analysis.ablation import ablate, cumulative_ablation, unit_importance
-from sdkernels.analysis.attribution import LayerUnitAblation
-from sdkernels.analysis.bases import PrincipalDirections, principal_directions, random_directions
-from sdkernels.analysis.correlation import RankCorrelation, rank_correlation
-from sdkernels.analysis.curves import AblationCurve
-from sdkernels.analysis.directions import ablate_directions
-from sdkernels.analysis.importance import UnitImportance
-from sdkernels.analysis.monitor import AblationMonitor
-from sdkernels.analysis.noise import NoiseCurve, noise_robustness
-from sdkernels.analysis.pairs import pair_importance
-from sdkernels.analysis.regularizer import SelectivityRegularizer
-from sdkernels.analysis.sets import AblationScores
-from sdkernels.analysis.similarity.layer_similarity import LayerSimilarity
-from sdkernels.analysis.similarity.over_layers import compare_layers
-from sdkernels.analysis.similarity.over_networks import pairwise_similarity
-from sdkernels.analysis.similarity.over_steps import similarity_over_steps
-from sdkernels.analysis.similarity.over_training import similarity_over_training
-from sdkernels.analysis.similarity.pairwise_result import PairwiseSimilarity
-from sdkernels.analysis.similarity.result import Similarity
-from sdkernels.analysis.similarity.similarity import similarity
-from sdkernels.analysis.similarity.similarity_curve import SimilarityCurve
-from sdkernels.analysis.statistics import UnitStatistics
-from sdkernels.analysis.synergy import PairImportance
-from sdkernels.analysis.taylor import taylor_importance
-from sdkernels.analysis.unit_score import UnitScore
-from sdkernels.analysis.unit_statistics import unit_statistics
-from sdkernels.analysis.weight_scores import batch_norm_scale, weight_norm
-from sdkernels.engine.checks import SdkernelsWarning
+if TYPE_CHECKING:
+    from sdkernels.public import *  # noqa: F403
+    from sdkernels.public import __all__ as __all__
+else:
 
-__all__ = [
-    "AblationCurve",
-    "AblationMonitor",
-    "AblationScores",
-    "LayerSimilarity",
-    "LayerUnitAblation",
-    "NoiseCurve",
-    "PairImportance",
-    "PairwiseSimilarity",
-    "PrincipalDirections",
-    "RankCorrelation",
-    "SdkernelsWarning",
-    "SelectivityRegularizer",
-    "Similarity",
-    "SimilarityCurve",
-    "UnitImportance",
-    "UnitScore",
-    "UnitStatistics",
-    "ablate",
-    "ablate_directions",
-    "batch_norm_scale",
-    "compare_layers",
-    "cumulative_ablation",
-    "noise_robustness",
-    "pair_importance",
-    "pairwise_similarity",
-    "principal_directions",
-    "random_directions",
-    "rank_correlation",
-    "similarity",
-    "similarity_over_steps",
-    "similarity_over_training",
-    "taylor_importance",
-    "unit_importance",
-    "unit_statistics",
-    "weight_norm",
-]
+    def __getattr__(name: str) -> Any:
+        if name.startswith("_") and name != "__all__":  # what Python and its tools ask of any module
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        public = import_module("sdkernels.public")
+        globals().update({"__all__": public.__all__}, **{each: getattr(public, each) for each in public.__all__})
+        if name not in globals():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=public)
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import pytest
 
+import sdkernels
+
 CODE = """
 import json, os, sys, torch
 
@@ -23,6 +25,7 @@ steps.append(loaded())
 import sdkernels.analysis.monitor
 steps.append(loaded())
 import sdkernels as sd
+import sdkernels.public
 steps.append(loaded())
 child = os.fork()
 if child == 0:
@@ -44,7 +47,7 @@ HEAVY = {
 
 @pytest.fixture(scope="module")
 def steps() -> list[set[str]]:
-    """The modules after torch is imported, the ops, the monitor, everything public; and after a model has been run."""
+    """The modules after torch is imported, the ops, the monitor, all that is public; and after a model has been run."""
     run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     return [set(names) for names in json.loads(run.stdout)]
 
@@ -66,12 +69,29 @@ def test_nothing_starts_a_gpu(steps):
     assert not any("GPU" in modules for modules in steps)
 
 
+def test_the_package_alone_brings_nothing_until_it_is_used():
+    code = (
+        "import sys, sdkernels as sd\n"
+        "assert 'torch' not in sys.modules, 'at import'\n"
+        "assert not hasattr(sd, '__wrapped__') and 'torch' not in sys.modules, 'when a tool asks'\n"
+        "sd.AblationCurve\n"
+        "assert 'torch' in sys.modules, 'at first use'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_is_not_public_is_no_attribute():
+    with pytest.raises(AttributeError, match="module 'sdkernels' has no attribute 'ablat'"):
+        sdkernels.ablat  # noqa: B018
+    assert {*sdkernels.__all__, "__version__", "public"} <= {*dir(sdkernels)}
+
+
 def test_a_model_that_fx_follows_does_not_import_torch_export(steps):
     assert "sdkernels.engine.exported" in steps[4]
     assert not {"torch._dynamo", "torch.export._trace"} & steps[4]
 
 
 def test_an_import_says_nothing_and_warns_of_nothing():
-    code = "import sdkernels, sdkernels.lab.models, sdkernels.lab.training, sdkernels.lab.cluster"
+    code = "import sdkernels.public, sdkernels.lab.models, sdkernels.lab.training, sdkernels.lab.cluster"
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("", "")
