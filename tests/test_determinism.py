@@ -89,11 +89,18 @@ OF_TENSORS: dict[str, Callable[..., Any]] = {
     "random_directions": lambda *_: sd.random_directions(48, seed=3),
     "rank_correlation": lambda *_: _correlated(_matrix(0)[:, 0], _matrix(1)[:, 0]),
     "similarity": lambda *_: sd.similarity(_matrix(0), _matrix(1), method="pwcca"),
-    "pairwise_similarity": lambda m, layers, d: sd.pairwise_similarity(
-        [m, copy.deepcopy(m)], list(layers), d, method="cka"
-    ),
+    "pairwise_similarity": lambda m, layers, d: sd.pairwise_similarity([m, _like(m)], list(layers), d, method="cka"),
 }
 FUNCTIONS = ABLATIONS | PASSES | OF_TENSORS
+
+
+def _like(model: nn.Module) -> nn.Module:
+    """A network of the same kind, with other weights."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter *= torch.linspace(-1, 2, parameter.numel(), dtype=parameter.dtype).reshape_as(parameter)
+    return other
 
 
 def _matrix(seed: int) -> Tensor:
