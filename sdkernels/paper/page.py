@@ -61,7 +61,7 @@ def main() -> None:
     try:
         write_page(largest(read_reports(given.runs)), given.page, given.note)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"{parser.prog}: {str(error)[:1000]}\n")
 
 
 def read_reports(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -116,9 +116,14 @@ def write_page(reports: Mapping[str, Mapping[str, Any]], page: Path, note: str =
     """The page, and a picture a figure in the folder that has the page's name.
 
     A figure without a report, or with one of a smaller preset than the page shows, stays as it is on the page.
+
+    Raises:
+        ValueError: ``page`` is no name for a file of text, or a device; nothing is written then.
     """
+    if not page.suffix or (page.exists() and not page.is_file()):
+        raise ValueError(f"{page} is no file that can be a page; give by --page a name such as reproduction.md")
     pictures = page.with_suffix("")
-    pictures.mkdir(parents=True, exist_ok=True)
+    drawn: dict[str, Path] = {}
     rows, sections = _shown(page)
     for name in RECIPES:
         report = reports.get(name)
@@ -126,11 +131,16 @@ def write_page(reports: Mapping[str, Mapping[str, Any]], page: Path, note: str =
             continue
         rows[name], sections[name] = _row(name, report), _section(name, report, pictures.name)
         if report is not None and _is_run(report):
-            shutil.copyfile(Path(report["folder"]) / "figure.png", pictures / f"{name}.png")
+            drawn[name] = Path(report["folder"]) / "figure.png"
     tables = [_summary(paper, rows) for paper in PAPERS]
-    page.write_text(
-        "\n".join([_HEAD, *([f"{note}\n"] if note else []), *tables, *(sections[name] for name in RECIPES)])
-    )
+    parts = [_HEAD, *([f"{note}\n"] if note else []), *tables, *(sections[name] for name in RECIPES)]
+    content = "\n".join(parts).encode()
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name, picture in drawn.items():
+        shutil.copyfile(picture, pictures / f"{name}.png")
+    partial = page.with_name(f"{page.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(page)
 
 
 def _shown(page: Path) -> tuple[dict[str, str], dict[str, str]]:

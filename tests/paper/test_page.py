@@ -6,7 +6,7 @@ import pytest
 
 from sdkernels.paper.catalogue import PAPERS, RECIPES
 from sdkernels.paper.claims import FAILS, HOLDS, Claim
-from sdkernels.paper.page import largest, read_reports, write_page
+from sdkernels.paper.page import largest, main, read_reports, write_page
 
 
 def _report(folder, figure, preset, ours="0.25", **more):
@@ -122,3 +122,15 @@ def test_figures_are_added_to_a_page_that_shows_others(page, tmp_path):
     _report(tmp_path / "last", "fig1a", "small", ours="0.5")
     write_page(largest(read_reports([tmp_path / "last"])), page)
     assert "| It falls \\| sooner | -0.7 | 0.5 (" in page.read_text().split("## fig1a")[1].split("## fig1b")[0]
+
+
+def test_a_page_is_a_file_of_the_users_own(tmp_path, monkeypatch, capsys):
+    _report(tmp_path / "runs", "fig1a", "small")
+    (tmp_path / "page.md").symlink_to("/dev/full")  # reading it would never end
+    for page in ("page.md", "a" * 5000):
+        monkeypatch.setattr("sys.argv", ["page", "--runs", str(tmp_path / "runs"), "--page", str(tmp_path / page)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        says = capsys.readouterr().err
+        assert (stopped.value.code, len(says) < 1100) == (2, True)
+        assert page[:500] in says
