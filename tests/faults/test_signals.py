@@ -3,7 +3,11 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -126,6 +130,36 @@ def test_sigterm_in_a_training_keeps_its_state(together, tmp_path, monkeypatch):
         done = send_sigterm(patch, owner, name, at=0)
         assert CliRunner().invoke(app, command).exit_code == 0
     assert len(done) == 2 * steps - 2 if together == 1 else steps - 2
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_sweep_of_rays_workers(tmp_path):
+    pytest.importorskip("ray")
+    spec, store = tmp_path / "spec.toml", tmp_path / "spec.sdk"
+    spec.write_text(SPEC.replace("seed = [0, 1]", f"seed = {[*range(40)]}"))
+    command = [Path(sys.executable).parent / "sdkernels", "sweep", spec.name, "--out", "out", "--ray", "local"]
+    command += ["--workers", "2", "--cpus", "1"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as sweep:
+        while sweep.poll() is None and kept_in(store) < 6:
+            time.sleep(0.1)
+        sweep.send_signal(signal.SIGTERM)
+        _, said = sweep.communicate(timeout=120)
+    assert sweep.returncode == 143, said
+    kept = kept_in(store)
+    assert 6 <= kept < 80
+    assert f"stopped by SIGTERM; {kept} of 80 networks and results" in said, said[-300:]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert kept_in(store) == 80
+    with Ledger(store) as ledger:
+        ledger.check()
+
+
+def kept_in(store):
+    """How many networks and results are in a sweep's ledger by now."""
+    if not store.exists():
+        return 0
+    with Ledger(store) as ledger:
+        return sum(ledger.kinds().get(kind, 0) for kind in ("network", "condition"))
 
 
 @pytest.mark.parametrize("figures", [["fig1a"], ["all"]], ids=["one", "all"])
