@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdkernels.engine.arrays import read_arrays
+from sdkernels.engine.arrays import read_arrays, write_arrays
 
 Path_ = str | os.PathLike[str]
 
@@ -31,7 +31,7 @@ def write(path: Path_, form: str, header: Mapping[str, Any], tensors: Mapping[st
     try:
         with partial.open("wb") as file:
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-            np.savez(file, allow_pickle=False, header=np.array(json.dumps({"format": form, **header})), **arrays)
+            write_arrays(file, {"header": np.array(json.dumps({"format": form, **header})), **arrays})
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

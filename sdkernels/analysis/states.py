@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdkernels.engine.arrays import read_arrays
+from sdkernels.engine.arrays import read_arrays, write_arrays
 
 
 class State(Protocol):
@@ -48,7 +48,7 @@ def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """As NumPy's ``.npz``, without pickle; not compressed, which would take longer than most work does."""
     file = io.BytesIO()
     arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+    write_arrays(file, {"header": np.array(json.dumps(header)), **arrays})
     return file.getvalue()
 
 

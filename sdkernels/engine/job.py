@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdkernels.engine.arrays import read_arrays
+from sdkernels.engine.arrays import read_arrays, write_arrays
 from sdkernels.engine.batches import Batch, Batches
 from sdkernels.engine.families import Family
 from sdkernels.engine.graph import Graph
@@ -145,7 +145,7 @@ class Tally:
         if self.ablated.outcomes is not None:
             arrays["outcomes"] = self.ablated.outcomes.packed.numpy()
         file = io.BytesIO()
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        write_arrays(file, arrays, compressed=True)
         return file.getvalue()
 
     @classmethod

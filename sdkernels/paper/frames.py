@@ -37,13 +37,12 @@ def network_frame(networks: Networks, *settings: str) -> pd.DataFrame:
 def result_frame(networks: Networks, condition: str, *settings: str) -> pd.DataFrame:
     """One row a configuration of each network, as the result's own ``to_pandas`` has it, behind ``network`` and the
     settings that are named."""
-    parts = []
+    tables: list[pd.DataFrame] = []
+    rows: list[dict[str, Any]] = []
     for index in trained(networks):
-        table: pd.DataFrame = networks.result(index, condition).to_pandas()
-        for place, (name, value) in enumerate(_settings(networks, index, settings).items()):
-            table.insert(place, name, [value] * len(table))
-        parts.append(table)
-    return pd.concat(parts, ignore_index=True)
+        tables.append(networks.result(index, condition).to_pandas())
+        rows += [_settings(networks, index, settings)] * len(tables[-1])
+    return pd.concat([pd.DataFrame(rows), pd.concat(tables, ignore_index=True)], axis=1)
 
 
 def area_frame(networks: Networks, condition: str, *settings: str, metric: str = "accuracy") -> pd.DataFrame:
