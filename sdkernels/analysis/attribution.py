@@ -19,7 +19,7 @@ from sdkernels.analysis.fingerprint import fingerprint
 from sdkernels.analysis.measure import progress
 from sdkernels.analysis.subject import hooks_removed, undisturbed
 from sdkernels.engine.arguments import dense, flag
-from sdkernels.engine.checks import PROBE_EXAMPLES, SdkernelsWarning
+from sdkernels.engine.checks import PROBE_EXAMPLES, SdkernelsWarning, check_default_device
 from sdkernels.engine.sites import Site, check_eval_mode, find_sites, unwrap
 
 # Prepared runs that are kept, each for a shape of inputs, a mask and a baseline: they hold rearranged weights.
@@ -116,6 +116,7 @@ class LayerUnitAblation:
                 random, no inputs, a target out of range, one missing, baselines or a mask that do not fit, non-finite
                 intact activations; each says what, where and the fix.
         """
+        check_default_device()
         model = self._model
         check_eval_mode(model)
         per_pass, show_progress = check_perturbations(perturbations_per_eval), flag("show_progress", show_progress)

@@ -14,6 +14,7 @@ from sdkernels.analysis.subject import studied
 from sdkernels.engine.arguments import whole_number
 from sdkernels.engine.averages import average
 from sdkernels.engine.batches import Batches
+from sdkernels.engine.checks import check_default_device
 from sdkernels.engine.memory import check_room
 from sdkernels.engine.sites import Site
 
@@ -115,6 +116,7 @@ def random_directions(channels: int, count: int | None = None, seed: int = 0) ->
         >>> rotation.shape, bool(torch.allclose(rotation @ rotation.t(), torch.eye(6).double()))
         (torch.Size([6, 6]), True)
     """
+    check_default_device()
     channels = whole_number("channels", channels, 1)
     check_room("channels", channels, channels * channels * 8)
     count = channels if count is None else count

@@ -17,6 +17,7 @@ from sdkernels.analysis.scored import Scored
 from sdkernels.analysis.spearman import Spearman, spearman
 from sdkernels.analysis.unit_score import UnitScore
 from sdkernels.engine.arguments import dense, is_number, number, whole_number
+from sdkernels.engine.checks import check_default_device
 from sdkernels.engine.memory import check_room
 
 
@@ -174,6 +175,7 @@ def rank_correlation(
         fc2     -1.000                        3    -1.000                        3
         where a dead unit has no score, it is counted as 0
     """
+    check_default_device()
     if not 0 < (confidence := number("confidence", confidence)) < 1:
         raise ValueError(f"confidence={confidence:g} must be above 0 and below 1, 0.95 for instance")
     resamples, seed = whole_number("resamples", resamples, 0), whole_number("seed", seed, 0)

@@ -18,6 +18,7 @@ from sdkernels.analysis.saved import Path_
 from sdkernels.analysis.subject import studied
 from sdkernels.engine.arguments import flag, is_one_of, number, whole_number
 from sdkernels.engine.batches import Batches
+from sdkernels.engine.checks import check_default_device
 from sdkernels.engine.execute import run, warn_of_no_effect
 from sdkernels.engine.families import Family
 from sdkernels.engine.job import Job, Outcome
@@ -62,6 +63,7 @@ class Options:
         Raises:
             ValueError, TypeError: one that is wrong whatever the model and the data; names it.
         """
+        check_default_device()
         given = {field.name: arguments[field.name] for field in fields(cls) if field.name in arguments}
         if not is_one_of(given["method"], ("auto", "loop")):
             raise ValueError(f"method={given['method']!r}: choose 'auto' or 'loop'")

@@ -17,6 +17,7 @@ from sdkernels.analysis.scored import Scored, axis_label, check_plottable, colum
 from sdkernels.engine.arguments import flag, is_one_of, is_whole, whole_number
 from sdkernels.engine.averages import Spread, average
 from sdkernels.engine.batches import Batches
+from sdkernels.engine.checks import check_default_device
 from sdkernels.engine.families import Noise
 from sdkernels.engine.keeping import Workers
 from sdkernels.engine.memory import check_room
@@ -155,6 +156,7 @@ def noise_robustness(
         >>> curve.correct[:, 0].tolist(), bool(curve.correct[0, 2] < 50)
         ([50, 50], True)
     """
+    check_default_device()
     factors = _check_scales(scales)
     repeats = whole_number("repeats", repeats, 1)
     check_room("repeats", repeats, repeats * len(factors) * 4 * 8)  # what is drawn, at which scale, and two scores

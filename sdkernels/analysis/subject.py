@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sdkernels.engine.arguments import is_one_of
 from sdkernels.engine.batches import Batches
-from sdkernels.engine.checks import PROBE_EXAMPLES
+from sdkernels.engine.checks import PROBE_EXAMPLES, check_default_device
 from sdkernels.engine.memory import Exhausted, is_out_of_memory
 from sdkernels.engine.sites import Layers, Site, check_eval_mode, find_sites, unwrap
 from sdkernels.engine.turns import one_at_a_time
@@ -56,6 +56,7 @@ def studied(
     Raises:
         ValueError, TypeError: as there.
     """
+    check_default_device()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     with one_at_a_time():  # another thread's call may have hooks on the model, or have switched its mode

@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sdkernels.engine.graph import is_close
@@ -23,6 +24,19 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sdkernels":
         frame, level = frame.f_back, level + 1
     warnings.warn(message, SdkernelsWarning, stacklevel=level)
+
+
+def check_default_device() -> None:
+    """Refuse a default device other than the CPU, where the package counts; models and data may be anywhere.
+
+    Raises:
+        ValueError: names the device, and what to do.
+    """
+    if (device := torch.get_default_device()).type != "cpu":
+        raise ValueError(
+            f"torch's default device is {device}, and this package counts on the CPU: call it, and methods of its "
+            "results, within `with torch.device('cpu'):`; model and data stay where they are"
+        )
 
 
 def check_class_means(clamps: Sequence[Clamp], labels: Tensor) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import Phase, assume, note, settings
 from hypothesis import given as tried_with
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import sdkernels as sd
 from tests.engine.compare import assert_same_but_for_rounding, tensors_of
 from tests.fuzz.bounds import within_bounds
-from tests.fuzz.calls import CALLS, data, network
+from tests.fuzz.calls import CALLS, data, inputs, network
 
 NUMBER = int(os.environ.get("SDKERNELS_FUZZ", "500")) // 2
 SETTINGS: dict[str, Any] = {
@@ -213,3 +215,20 @@ def test_what_is_spoiled(name, spoiled, container, batches):
 def _batched(name: str, batches: list[int]) -> dict[str, int]:
     """``batch_size=``, where the function has it."""
     return {"batch_size": batches[0]} if "batch_size" in CALLS[name].names else {}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_another_default_device_is_refused(name):
+    arguments = {each: make() for each, make in CALLS[name].arguments.items()}
+    with torch.device("meta"):
+        with pytest.raises(ValueError, match=r"default device is meta.* within `with torch.device\('cpu'\):`"):
+            CALLS[name].function(**arguments)
+        with torch.device("cpu"):
+            CALLS[name].function(**arguments)
+
+
+def test_attributions_refuse_another_default_device():
+    model = network()
+    asked, x = sd.LayerUnitAblation(model, model[1]), inputs()
+    with torch.device("meta"), pytest.raises(ValueError, match="default device is meta"):
+        asked.attribute(x, target=0)

@@ -18,6 +18,7 @@ from sdkernels.analysis.similarity.found import Found, compare_pairs
 from sdkernels.analysis.similarity.method import Method
 from sdkernels.analysis.similarity.networks import Together
 from sdkernels.analysis.states import State, WithoutRows
+from sdkernels.engine.checks import check_default_device
 from sdkernels.engine.digest import Digest
 from sdkernels.engine.ledger import Ledger
 from sdkernels.engine.memory import memory_limit
@@ -50,6 +51,7 @@ class Options:
         Raises:
             ValueError, TypeError: an option that is out of range, or that the method does not use.
         """
+        check_default_device()
         method = Method(**{field.name: arguments[field.name] for field in fields(Method)})
         if method.solver == "svd":
             raise ValueError(

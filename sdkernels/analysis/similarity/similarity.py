@@ -15,7 +15,7 @@ from sdkernels.analysis.similarity.method import Method, MethodWord, SideWord, f
 from sdkernels.analysis.similarity.moments import Moments
 from sdkernels.analysis.similarity.result import Similarity
 from sdkernels.analysis.similarity.whitening import ILL_CONDITIONED, Solver, Whitening, dead_units, whiten_rows
-from sdkernels.engine.checks import warn
+from sdkernels.engine.checks import check_default_device, warn
 
 Activations = Tensor | NDArray[Any]
 
@@ -118,6 +118,7 @@ def similarity(
         >>> found.correlations.round(decimals=2).tolist(), found.significant().count
         ([1.0, 1.0, 0.01], 2)
     """
+    check_default_device()
     how = Method(
         method=method,
         side=side,
