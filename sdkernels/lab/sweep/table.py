@@ -45,16 +45,19 @@ def condition_table(networks: Networks, condition: str) -> pd.DataFrame:
     Before its columns stand the network and the settings that vary; one that the result's table has a column of the
     same name for is called ``network_...``.
     """
-    parts, varying = [], networks.sweep.varying
+    tables: list[pd.DataFrame] = []
+    rows: list[dict[str, Any]] = []
     for index, settings in enumerate(networks.sweep.networks):
         if index in networks.failed:
             continue
-        table: pd.DataFrame = networks.result(index, condition).to_pandas()
-        values = {"network": index, **{name: flat(settings).get(name) for name in varying}}
-        for place, (name, value) in enumerate(values.items()):
-            table.insert(place, f"network_{name}" if name in table.columns else name, [value] * len(table))
-        parts.append(table)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        tables.append(networks.result(index, condition).to_pandas())
+        values = {"network": index, **{name: flat(settings).get(name) for name in networks.sweep.varying}}
+        rows += [values] * len(tables[-1])
+    if not tables:
+        return pd.DataFrame()
+    table = pd.concat(tables, ignore_index=True)
+    ahead = pd.DataFrame(rows).rename(columns=lambda name: f"network_{name}" if name in table.columns else name)
+    return pd.concat([ahead, table], axis=1)
 
 
 def write_tables(networks: Networks, folder: Path) -> list[Path]:
