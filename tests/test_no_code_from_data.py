@@ -41,6 +41,7 @@ ALLOWED = {
     ("lab/cluster/worker.py", "pickle.loads"): "between processes of one user's cluster, and no file",
     ("lab/cluster/dispatch.py", "cloudpickle.loads"): "as above",
     ("lab/cluster/ray_workers.py", "importlib.import_module"): "ray, by a name that stands there",
+    ("__init__.py", "importlib.import_module"): "the public API, by its name",
     ("ops/backend.py", "importlib.import_module"): "the package's own modules",
     ("doctor.py", "importlib.import_module"): "packages of a table that stands there",
     ("analysis/extras.py", "importlib.import_module"): "packages that callers name in full",
@@ -89,7 +90,7 @@ def test_dangerous_calls_are_seen(text):
 def test_numpy_arrays_are_read_without_pickle():
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("format.read_array", "np.savez")):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("format.read_array"):
                 assert any(word.arg == "allow_pickle" and word.value.value is False for word in node.keywords), path
 
 

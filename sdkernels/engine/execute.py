@@ -11,7 +11,7 @@ from sdkernels.engine.job import Job, Outcome, Tally
 from sdkernels.engine.keeping import Keeping
 from sdkernels.engine.parts import run_in_parts
 from sdkernels.engine.plan import Plan
-from sdkernels.engine.runner import GraphRunner, LoopRunner, Runner, loop_instead
+from sdkernels.engine.runner import GraphRunner, LoopRunner, Runner, check_probe, loop_instead
 from sdkernels.engine.stopping import heed
 
 
@@ -49,6 +49,7 @@ def open_runner_of(job: Job, *, method: str, configs_per_batch: int | None, memo
     try:
         return GraphRunner(job, configs_per_batch, memory_fraction)
     except UntraceableError as error:
+        check_probe(job)
         return loop_instead(job, error)
 
 

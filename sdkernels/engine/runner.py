@@ -251,6 +251,20 @@ def _even(tile: int, examples: int | None) -> int:
     return tile if examples is None else math.ceil(examples / math.ceil(examples / tile))
 
 
+def check_probe(job: Job) -> None:
+    """Refuse a model that overflows on the first examples already: for that alone a graph may differ from it.
+
+    Raises:
+        ValueError: names the layer.
+    """
+    if not job.probe_logits.isfinite().all():
+
+        def see(index: int, activation: Tensor) -> None:
+            check_finite(job.sites[index].name, activation, 0)
+
+        changed_logits(job.model, job.calls, job.probe.inputs, see)
+
+
 def loop_instead(job: Job, error: UntraceableError) -> Runner:
     """Hooks, from here on, and a warning."""
     warn(f"{type(job.model).__name__} runs as a hook loop, the slow way, because {error}")

@@ -135,7 +135,8 @@ def find_sites(
     is_right = isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point()
     if scored and (not is_right or logits.shape[0] != inputs.shape[0] or not logits.shape[1]):
         raise ValueError(
-            f"the model must give floating logits [N, L] for inputs {list(inputs.shape)}; it gave {_describe(logits)}"
+            f"the model must give floating logits [N, L] for inputs of data {list(inputs.shape)}; it gave "
+            f"{_describe(logits)}"
         )
     sites: list[Site] = []
     for name, module, call in wanted:

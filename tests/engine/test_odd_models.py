@@ -12,6 +12,7 @@ import sdkernels as sd
 from sdkernels.engine.graph import UntraceableError, trace
 from sdkernels.engine.sites import find_sites
 from tests.engine.compare import assert_same
+from tests.fuzz import calls
 
 
 class Net(nn.Module):
@@ -341,6 +342,13 @@ def test_nan_among_the_first_examples_is_named(data):
     for method in ("auto", "loop"):
         with pytest.raises(ValueError, match=r"layer 'relu': .* not finite .*the first in example 2"):
             sd.cumulative_ablation(Net().double().eval(), "relu", data, method=method)
+
+
+def test_a_layer_that_overflows_is_named_and_no_graph_is_blamed():
+    """Another order of the same sums overflows elsewhere."""
+    x, labels = calls.data()
+    with pytest.raises(ValueError, match=r"layer '1': .* not finite"):
+        sd.ablate_directions(calls.network(), ["1", "3"], (x * 1e38, labels), directions="random")
 
 
 def test_means_that_are_not_finite_are_named(data):

@@ -194,7 +194,8 @@ def test_however_it_is_laid_out(name, layout, container, labels_as, layers, held
 @settings(**SETTINGS)
 @tried_with(st.sampled_from(LABELLED), st.sampled_from(sorted(SPOILED)), st.sampled_from(sorted(CONTAINERS)), sizes)
 def test_what_is_spoiled(name, spoiled, container, batches):
-    assume(spoiled != "sparse inputs" or container not in ("data set", "loader"))  # torch's own loader refuses them
+    # Torch's own loader refuses sparse inputs; and its data set fewer labels, in 2.10 when it comes to them.
+    assume(spoiled not in ("sparse inputs", "fewer labels") or container not in ("data set", "loader"))
     inputs, labels = data()
     model = network()
     with within_bounds():
