@@ -1,6 +1,7 @@
 """One table of what the compiled GPU kernels need, printed when the tests end."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def resources() -> Resources:
     return _RESOURCES
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _RESOURCES.rows:
         terminalreporter.section("resources of the compiled kernels")
         terminalreporter.write_line(_RESOURCES.table())
